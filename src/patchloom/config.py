@@ -1,0 +1,292 @@
+"""Every option of a run, once: its name in Python, on the command line and in a config file, its default and meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import tomli_w
+
+from patchloom.errors import UsageError
+from patchloom.geometry.axes import check_axes
+from patchloom.geometry.blend import Blend
+from patchloom.geometry.grid import Edge
+
+__all__ = ["CHANGES_PREDICTIONS", "OPTIONS", "Config", "Option", "Pad", "read_toml", "write_toml"]
+
+Pad = Literal["reflect", "edge", "constant"]
+OnError = Literal["record", "raise"]
+Group = Literal["Patches", "Model", "Output", "Execution", "Input"]
+
+
+def integers(value: object) -> tuple[int, ...]:
+    """``512``, ``"512,256"`` or ``[512, 256]`` as a tuple."""
+    if isinstance(value, str):
+        value = value.split(",")
+    items = value if isinstance(value, Sequence) else [value]
+    try:
+        numbers = tuple(int(str(item)) for item in items)
+    except ValueError:
+        raise ValueError(f"whole numbers separated by commas, not {value!r}") from None
+    return numbers
+
+
+def numbers(value: object) -> tuple[float, ...]:
+    """``255``, ``"0.5,0.4,0.3"`` or ``[0.5, 0.4, 0.3]`` as a tuple."""
+    if isinstance(value, str):
+        value = value.split(",")
+    items = value if isinstance(value, Sequence) else [value]
+    try:
+        return tuple(float(str(item)) for item in items)
+    except ValueError:
+        raise ValueError(f"numbers separated by commas, not {value!r}") from None
+
+
+def names(value: object) -> tuple[str, ...]:
+    """``"stroma,tumour"`` or a list of names as a tuple."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, Sequence):
+        items = [items]
+    return tuple(str(item).strip() for item in items)
+
+
+def memory_size(value: object) -> int:
+    """Bytes of ``4GB``, ``500 MiB`` or a plain number of bytes."""
+    text = str(value).strip().lower().removesuffix("b")
+    factors = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+    for suffix, factor in factors.items():
+        if text.endswith(suffix):
+            return int(float(text.removesuffix(suffix)) * factor)
+    return int(float(text))
+
+
+def auto_or_count(value: object) -> int | Literal["auto"]:
+    """``auto`` or a number of at least 1."""
+    if value == "auto":
+        return "auto"
+    count = int(str(value))
+    if count < 1:
+        raise ValueError("a number of at least 1, or auto")
+    return count
+
+
+def at_least(least: int) -> Callable[[object], tuple[int, ...]]:
+    """Parser of whole numbers that are not below `least`."""
+
+    def parse(value: object) -> tuple[int, ...]:
+        parsed = integers(value)
+        if any(number < least for number in parsed):
+            raise ValueError(f"numbers of at least {least}, not {value!r}")
+        return parsed
+
+    return parse
+
+
+def one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
+    """Parser that accepts one of `choices`."""
+
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"one of {', '.join(choices)}, not {value!r}")
+        return str(value)
+
+    return parse
+
+
+def axes_letters(value: object) -> str:
+    """Axes such as ``YXC``."""
+    return check_axes(str(value))
+
+
+def channel_list(value: object) -> tuple[int | str, ...]:
+    """Channels by index or by name."""
+    items = names(value)
+    return tuple(int(item) if item.lstrip("-").isdigit() else item for item in items)
+
+
+def reductions(value: object) -> tuple[str, ...]:
+    """Reductions in order: ``"sigmoid,threshold:0.5"``, ``"head=argmax"``, or a list of these."""
+    return names(value)
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the command line shows about one option, and how its value is read."""
+
+    group: Group
+    help: str
+    parse: Callable[[object], Any] = str
+    metavar: str = "TEXT"
+    is_flag: bool = False
+    choices: tuple[str, ...] = ()
+
+
+def _option(group: Group, help_: str, default: Any, **about: Any) -> Any:
+    return field(default=default, metadata={"option": Option(group, help_, **about)})
+
+
+def _choice(group: Group, help_: str, default: str, type_: Any) -> Any:
+    choices = get_args(type_)
+    return _option(group, help_, default, parse=one_of(choices), choices=choices, metavar="|".join(choices))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options of a run, parsed and checked; unset options are None.
+
+    Values may be given as Python objects or as the texts that a command line has: ``Config(patch="512,256")``.
+
+    Raises
+    ------
+    UsageError
+        Naming the option, what it takes and what it was given.
+    """
+
+    patch: tuple[int, ...] | None = _option(
+        "Patches", "Patch size in pixels, one number or one an axis (y,x; z first in 3-D). "
+        "Default: the model's fixed input, else 512.", None, parse=at_least(1), metavar="N[,N]")
+    overlap: tuple[int, ...] | None = _option(
+        "Patches", "Pixels that neighbouring patches share. Default 0.", None, parse=at_least(0), metavar="N[,N]")
+    stride: tuple[int, ...] | None = _option(
+        "Patches", "Pixels from one patch to the next, instead of --overlap.", None, parse=at_least(1), metavar="N[,N]")
+    edge: Edge = _choice(
+        "Patches", "At the far edges: move the last patch inward, pad the image, or drop what does not fit.", "shift", Edge)
+    pad: Pad = _choice("Patches", "How to pad where --edge pad does, and images smaller than a patch.", "reflect", Pad)
+    fill: float = _option("Patches", "Value for --pad constant.", 0.0, parse=float, metavar="NUMBER")
+    blend: Blend = _choice("Patches", "How overlapping predictions become one.", "crop", Blend)
+
+    axes: str | None = _option(
+        "Input", "Axes of the images where the files do not say, such as YXC or TCYX.", None, parse=axes_letters,
+        metavar="LETTERS")
+    channels: tuple[int | str, ...] | None = _option(
+        "Input", "Channels that the model gets, by index or name, in this order.", None, parse=channel_list,
+        metavar="N[,N]")
+    level: int = _option("Input", "Resolution level to read, 0 the finest.", 0, parse=int, metavar="N")
+    scale: float | None = _option(
+        "Model", "Divide pixels by this before --mean and --std (255 for most 8-bit models).", None, parse=float,
+        metavar="NUMBER")
+    mean: tuple[float, ...] | None = _option(
+        "Model", "Subtract this, one number or one a channel.", None, parse=numbers, metavar="NUMBER[,NUMBER]")
+    std: tuple[float, ...] | None = _option(
+        "Model", "Then divide by this, one number or one a channel.", None, parse=numbers, metavar="NUMBER[,NUMBER]")
+    preprocess: str | None = _option(
+        "Model", "Your own step on a batch, after the above.", None, metavar="MODULE:FUNCTION")
+    reduce: tuple[str, ...] = _option(
+        "Model", "softmax, sigmoid, argmax, threshold:T, uint8 or float16, several in order; HEAD=… for one head.", (),
+        parse=reductions, metavar="STEP[,STEP]")
+    classes: tuple[str, ...] | None = _option(
+        "Model", "Names of the channels of the prediction.", None, parse=names, metavar="NAME[,NAME]")
+    arch: str | None = _option(
+        "Model", "Builds the module that a state dict is loaded into.", None, metavar="MODULE:BUILDER")
+    model_id: str | None = _option("Model", "Name of a live model that cannot be hashed.", None)
+    allow_pickle: bool = _option(
+        "Model", "Run code that the model file contains. Only for files that you trust.", False, parse=bool, is_flag=True)
+
+    nodata: float | None = _option(
+        "Output", "Value of output that was never predicted. Default: NaN, or the largest integer.", None, parse=float,
+        metavar="NUMBER")
+    batch: int | Literal["auto"] = _option(
+        "Execution", "Patches a forward pass.", "auto", parse=auto_or_count, metavar="N|auto")
+    device: str = _option("Execution", "cpu, cuda:0 or auto.", "auto", metavar="NAME")
+    threads: int | Literal["auto"] = _option(
+        "Execution", "Pipeline threads; auto is one a core.", "auto", parse=auto_or_count, metavar="N|auto")
+    memory: int | None = _option(
+        "Execution", "Memory that the run may take, such as 4GB. Default: a quarter of the machine's.", None,
+        parse=memory_size, metavar="SIZE")
+    executor: str = _choice("Execution", "Who runs the units.", "local", Literal["local"])
+    on_error: OnError = _choice("Execution", "Record a failed image and go on, or raise.", "record", OnError)
+
+    def __post_init__(self) -> None:
+        for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            if value is None or (name == "preprocess" and callable(value)):
+                continue
+            try:
+                object.__setattr__(self, name, option.parse(value))
+            except (ValueError, TypeError) as error:
+                raise UsageError(f"{name}: {error}", f"see `patchloom predict --help`, --{flag(name)}") from None
+        self._check()
+
+    def _check(self) -> None:
+        if self.stride is not None and self.overlap is not None:
+            raise UsageError("stride and overlap exclude each other", "give one of the two")
+        if self.patch is not None and self.overlap is not None:
+            patch, overlap = _paired(self.patch, self.overlap)
+            if any(o >= p for p, o in zip(patch, overlap, strict=True)):
+                raise UsageError(f"overlap {shown(self.overlap)} is not below patch {shown(self.patch)}",
+                                 "choose a smaller overlap or a larger patch")
+        for name in ("scale", "std"):
+            value = getattr(self, name)
+            if value is not None and 0 in (value if isinstance(value, tuple) else (value,)):
+                raise UsageError(f"{name} cannot be 0", "pixels are divided by it")
+        if self.level < 0:
+            raise UsageError(f"level {self.level} does not exist", "0 is the finest level")
+
+    def replace(self, **changes: Any) -> Config:
+        """Copy with some options changed."""
+        return dataclasses.replace(self, **changes)
+
+    def changed(self) -> dict[str, Any]:
+        """Options that differ from their defaults, as JSON and TOML can hold them."""
+        values = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if value != item.default:
+                values[item.name] = list(value) if isinstance(value, tuple) else value
+        return values
+
+
+def _paired(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    n = max(len(a), len(b))
+    a, b = (value * n if len(value) == 1 else value for value in (a, b))
+    if len(a) != len(b):
+        raise UsageError(f"{shown(a)} and {shown(b)} have different numbers of axes", "give one number, or one an axis")
+    return a, b
+
+
+def shown(value: Any) -> str:
+    """Value as a user would type it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def flag(name: str) -> str:
+    """Name of an option on the command line."""
+    return name.replace("_", "-")
+
+
+OPTIONS: Mapping[str, Option] = {item.name: item.metadata["option"] for item in dataclasses.fields(Config)}
+"""All options by name, in the order in which help shows them."""
+
+CHANGES_PREDICTIONS = (
+    "patch", "overlap", "stride", "edge", "pad", "fill", "blend", "axes", "channels", "level", "scale", "mean", "std",
+    "preprocess", "reduce", "classes", "nodata",
+)
+"""Options that are part of the fingerprint."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Options out of a config file, besides `source`, `model` and `out`.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read or holds a name that is no option.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {error}", "a config file is TOML with the names of the flags") from None
+    known = {*OPTIONS, "source", "model", "out"}
+    unknown = [name for name in values if name.replace("-", "_") not in known]
+    if unknown:
+        raise UsageError(f"{path}: unknown option {unknown[0]!r}", f"options are {', '.join(sorted(known))}")
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+def write_toml(path: Path, values: Mapping[str, Any]) -> None:
+    """Write options as a config file that `read_toml` takes."""
+    path.write_text(tomli_w.dumps(dict(values)), encoding="utf-8")

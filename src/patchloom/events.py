@@ -1,0 +1,137 @@
+"""What happens in a run, as frozen values that progress bars, logs and tests listen to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = [
+    "Callback",
+    "Event",
+    "ImageDone",
+    "ImageFailed",
+    "ImageStarted",
+    "PatchesPredicted",
+    "RunFinished",
+    "RunStarted",
+    "RunStopping",
+    "UnitCommitted",
+    "Warned",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted(Event):
+    """The pipeline is about to start.
+
+    Parameters
+    ----------
+    images, done
+        Number of images of the source, and how many of them are complete already.
+    reused_images, reused_patches
+        What an earlier session of this run left: complete images, and patches of images that are not complete.
+    partial
+        Names of the images that `reused_patches` belong to.
+    resumed
+        Whether the run existed before.
+    """
+
+    images: int
+    done: int
+    reused_images: int = 0
+    reused_patches: int = 0
+    partial: tuple[str, ...] = ()
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStarted(Event):
+    """The first patches of an image are about to be read; `patches_done` of them are there already."""
+
+    image: str
+    patches: int
+    patches_done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PatchesPredicted(Event):
+    """Some patches of an image went through the model."""
+
+    image: str
+    patches: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCommitted(Event):
+    """A unit is durable: from here on a crash does not lose it."""
+
+    unit: str
+    images: tuple[str, ...]
+    patches: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDone(Event):
+    """All of an image is durable."""
+
+    image: str
+    patches: int
+    nan_patches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFailed(Event):
+    """An image is given up for this session; `resume` tries it again."""
+
+    image: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned(Event):
+    """Something that the user should know and that stops nothing."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunStopping(Event):
+    """The user asked to stop; what is in flight is being finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished(Event):
+    """The pipeline ended, by itself or because it was stopped.
+
+    Parameters
+    ----------
+    done, failed, left
+        Number of images in each state, over all sessions of the run.
+    seconds, patches
+        Wall time and number of patches predicted in this session.
+    stopped
+        Whether the user stopped it.
+    partial
+        For images that are begun and not complete, their name and the part of their patches that is kept.
+    """
+
+    done: int
+    failed: int
+    left: int
+    seconds: float
+    patches: int
+    stopped: bool = False
+    partial: tuple[tuple[str, float], ...] = ()
+
+
+class Callback(Protocol):
+    """Listener; called from pipeline threads one event at a time, so it is quick and does not raise."""
+
+    def __call__(self, event: Event) -> None:
+        """Take notice of `event`."""
