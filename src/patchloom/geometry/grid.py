@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,13 +24,14 @@ class GridAxis:
 
     Starts are ``range(0, size - patch, stride)`` and then a last one: at ``size - patch`` (`shift`), the one that
     reaches `size` (`pad`), or none but those that fit (`drop`). An axis shorter than a patch has one patch at 0,
-    which reaches over the end (none with `drop`).
+    which reaches over the end (none with `drop`). Under `crop` patches hand over at multiples of `step`.
     """
 
     size: int
     patch: int
     stride: int
     edge: Edge = "shift"
+    step: int = 1
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.patch < 1 or self.stride < 1:
@@ -61,7 +63,8 @@ class GridAxis:
     def cut(self, i: int) -> int:
         """Pixel at which patch `i` hands over to `i + 1` under `crop`: the middle of what they share."""
         here, following = self.start(i), self.start(i + 1)
-        return following + (here + self.patch - following) // 2
+        middle = following + (here + self.patch - following) // 2
+        return middle - middle % self.step
 
     def owned(self, i: int) -> tuple[int, int]:
         """Pixels ``[a, b)`` that patch `i` owns under `crop`: the first from 0, the last to the end."""
@@ -72,61 +75,40 @@ class GridAxis:
 
     def covering(self, first: int, stop: int) -> range:
         """Patches that cover any pixel of ``[first, stop)``."""
-        low = max(0, (first - self.patch) // self.stride + 1)
-        high = min((stop - 1) // self.stride, self.count - 1) + 1
-        # Under `shift` the last patch stands before its regular place.
-        last = self.count - 1
-        if last >= 0 and self.start(last) < stop and self.start(last) + self.patch > first:
-            low, high = min(low, last), last + 1 if self.start(last) < stop else high
-        return self._trimmed(low, high, first, stop)
+        low = self._starting_before(first - self.patch + 1)
+        return range(low, max(low, self._starting_before(stop)) if first < stop else low)
 
     def owners(self, first: int, stop: int) -> range:
         """Patches that own any pixel of ``[first, stop)`` under `crop`."""
-        near = self.covering(first, stop)
-        if not near:
-            return near
-        shared = max(0, self.patch - self.stride) // 2
-        low = max(near.start, min(near.stop - 1, (first - shared) // self.stride - 1))
-        high = min(near.stop, max(low + 1, (stop - 1 - shared) // self.stride + 2))
-        if self.start(near.stop - 1) != (near.stop - 1) * self.stride:
-            high = near.stop
-        while low < high and self.owned(low)[1] <= first:
-            low += 1
-        while high > low and self.owned(high - 1)[0] >= stop:
-            high -= 1
-        return range(low, high)
+        near, patches = self.covering(first, stop), range(self.count)
+        low = bisect_right(patches, first, near.start, near.stop, key=lambda i: self.owned(i)[1])
+        return range(low, bisect_left(patches, stop, low, near.stop, key=lambda i: self.owned(i)[0]))
 
     def starting_in(self, first: int, stop: int) -> range:
         """Patches whose first pixel lies in ``[first, stop)``."""
-        return range(self._first_at_or_after(first), self._first_at_or_after(stop))
+        return range(self._starting_before(first), self._starting_before(stop))
 
     def final_after(self, i: int, *, owned: bool) -> int:
         """Pixels ``[0, n)`` that no patch after `i` touches: by ownership (`crop`) or by cover (weighted blends)."""
         if i >= self.count - 1:
             return self.size
-        return min(self.size, self.cut(i) if owned else self.start(i + 1))
+        return self.owned(i + 1)[0] if owned else self.start(i + 1)
 
     def scaled(self, scale: Fraction) -> GridAxis:
-        """Axis of a head whose map has `scale` times as many pixels."""
+        """Axis of a head whose map has `scale` times as many pixels; patches hand over where they do on the image."""
         lengths = (self.size * scale, self.patch * scale, self.stride * scale)
         if any(length.denominator != 1 for length in lengths):
             raise ValueError(f"size, patch and stride {self.size}, {self.patch}, {self.stride} are no multiples of "
                              f"{scale.denominator}")
         size, patch, stride = (int(length) for length in lengths)
-        return GridAxis(size, patch, stride, self.edge)
+        return GridAxis(size, patch, stride, self.edge, self.step * scale.numerator)
 
-    def _first_at_or_after(self, pixel: int) -> int:
-        i = max(0, -(-pixel // self.stride))
-        if i >= self.count - 1:
-            i = self.count if not self.count or self.start(self.count - 1) < pixel else self.count - 1
-        return i
-
-    def _trimmed(self, low: int, high: int, first: int, stop: int) -> range:
-        while low < high and self.start(low) + self.patch <= first:
-            low += 1
-        while high > low and self.start(high - 1) >= stop:
-            high -= 1
-        return range(low, max(low, high))
+    def _starting_before(self, pixel: int) -> int:
+        count = self.count
+        if not count or self.start(count - 1) < pixel:
+            return count
+        # Only the last patch may stand elsewhere than at a multiple of the stride.
+        return min(max(0, -(-pixel // self.stride)), count - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,262 @@
+"""Writes complete units and acknowledges them: outputs, flushed, then one journal record."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from patchloom.engine.stitch import UnitMap
+from patchloom.engine.work import ImageWork, UnitPart
+from patchloom.errors import ImageError
+from patchloom.events import Callback, Event, ImageDone, ImageFailed, UnitCommitted
+from patchloom.geometry.region import Region
+from patchloom.predictions.dense import DenseMap
+from patchloom.predictions.files import FileRecord, flush, write_file
+from patchloom.predictions.journal import Journal, Record
+from patchloom.predictions.layout import PlaneInfo, RunLayout, indices
+from patchloom.predictions.lock import Lock
+from patchloom.predictions.patches import UnitRows, encode_unit
+
+__all__ = ["Commits"]
+
+Task = Callable[[], None]
+GROUP_PATCHES = 4096
+"""Patches of small images that share a unit."""
+GROUP_SECONDS = 5.0
+"""Longest that a small image's predictions wait for others to be committed with."""
+WAITING = 8
+"""Submissions that may wait for the disk before workers do."""
+
+
+@dataclass
+class Submission:
+    """Files to flush, then records to write, then events to tell."""
+
+    files: list[FileRecord] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+
+class Commits:
+    """Everything that is written during a run.
+
+    Encoding and writing are tasks for the pipeline's workers; waiting for the disk is left to one thread, so that no
+    worker does. Submissions are acknowledged in the order in which they are made.
+
+    Parameters
+    ----------
+    layout
+        Of the run.
+    journal, lock
+        Of this session.
+    emit
+        Told of units and images that are durable.
+    then, abort
+        The pipeline's: takes more tasks; ends the run with an error.
+    """
+
+    def __init__(
+        self, layout: RunLayout, journal: Journal, lock: Lock, emit: Callback, *, raise_failures: bool
+    ) -> None:
+        self._layout, self._journal, self._lease, self._emit = layout, journal, lock, emit
+        self._raise_failures = raise_failures
+        self.then: Callable[[Sequence[Task]], None] = lambda tasks: None
+        self.abort: Callable[[BaseException], None] = lambda error: None
+        self._queue: queue.Queue[Submission | None] = queue.Queue(WAITING)
+        self._lock = threading.Lock()
+        self._group: list[UnitPart] = []
+        self._group_since = 0.0
+        self._broken = False
+        self._thread = threading.Thread(target=self._acknowledge, name="patchloom-commit")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wait until everything submitted is acknowledged."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def begin(self, work: ImageWork, identity: str, info: PlaneInfo) -> None:
+        """Make an image's maps and record that it was begun."""
+        files = [record for layout in work.maps.values() for record in layout.create()]
+        self._submit(Submission(files, [{
+            "is": "image", "image": work.name, "identity": identity, "info": info.to_json(), "patches": work.patches,
+            "files": self._named(files)}]))
+
+    def forget(self, image: str) -> None:
+        """Record that an image changed: what was predicted of it counts no more."""
+        self._submit(Submission(records=[{"is": "forgotten", "image": image}]))
+
+    def fail_unopened(self, image: str, error: ImageError) -> None:
+        """Record that an image could not be opened."""
+        failed = {"is": "failed", "image": image, "kind": error.kind, "message": str(error)}
+        self._submit(Submission(records=[failed], events=[ImageFailed(image, error.kind, str(error))]))
+        if self._raise_failures:
+            self.abort(error)
+
+    def fail(self, work: ImageWork, error: ImageError) -> None:
+        """Record that an image is given up."""
+        with self._lock:
+            self._group = [part for part in self._group if part.work is not work]
+        self.fail_unopened(work.name, error)
+
+    def finish(self, part: UnitPart) -> list[Task]:
+        """Tasks that write a complete part, shard by shard."""
+        shards = [(unit_map, index) for unit_map in part.maps.values()
+                  for index in unit_map.layout.shards(0, unit_map.region)]
+        if not shards:
+            return [lambda: self._written(part, [])]
+        left = itertools.count(len(shards) - 1, -1)
+        records: list[FileRecord] = []
+        return [self._shard_task(part, unit_map, index, records, left) for unit_map, index in shards]
+
+    def flush(self) -> list[Task]:
+        """Tasks that commit what was held back."""
+        with self._lock:
+            group, self._group = self._group, []
+        return [lambda: self._commit(group)] if group else []
+
+    def complete(self, work: ImageWork) -> None:
+        """Finish an image whose parts are all submitted: the upper levels of its pyramids, then its record."""
+        levels = max((len(layout.levels) for layout in work.maps.values()), default=0)
+        self._next_level(work, 2, levels, [])
+
+    def _shard_task(
+        self, part: UnitPart, unit_map: UnitMap, index: tuple[int, ...], records: list[FileRecord], left: Iterator[int]
+    ) -> Task:
+        def write() -> None:
+            if part.work.failed:
+                return
+            layout, loops = unit_map.layout, part.loops
+            written = layout.write_shard(0, loops, index, _blocks(unit_map, index))
+            with self._lock:
+                records.extend(written)
+                last = next(left) == 0
+            if last:
+                self._written(part, records)
+
+        return write
+
+    def _written(self, part: UnitPart, records: list[FileRecord]) -> None:
+        part.records = records
+        if part.alone:
+            self._commit([part])
+            return
+        with self._lock:
+            if not self._group:
+                self._group_since = time.monotonic()
+            self._group.append(part)
+            full = sum(p.patches for p in self._group) >= GROUP_PATCHES
+            if not full and time.monotonic() - self._group_since < GROUP_SECONDS:
+                return
+            group, self._group = self._group, []
+        self._commit(group)
+
+    def _commit(self, parts: list[UnitPart]) -> None:
+        parts = sorted((p for p in parts if not p.work.failed), key=lambda p: (p.work.name, p.loops, p.region.start))
+        if not parts:
+            return
+        key = repr([(p.work.name, p.loops, p.region.start, p.region.shape) for p in parts])
+        unit = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+        files = [record for part in parts for record in part.records]
+        for head in self._layout.vector_heads:
+            rows: list[UnitRows] = [part.rows_of(head.name) for part in parts]
+            table = encode_unit(head, parts[0].loop_axes, self._layout.ndim, rows)
+            files.append(write_file(self._layout.folder / self._layout.table_name(head, unit), table))
+        self._submit(self._unit_submission(unit, parts, files))
+        for part in parts:
+            part.release()
+            if part.work.part_written():
+                self.complete(part.work)
+
+    def _unit_submission(self, unit: str, parts: Sequence[UnitPart], files: list[FileRecord]) -> Submission:
+        offset, described, bad = 0, [], {}
+        for part in parts:
+            described.append([part.work.name, part.loops, part.region.start, part.region.shape, part.patches, offset])
+            offset += part.patches
+            if part.bad_patches:
+                bad[part.work.name] = bad.get(part.work.name, 0) + part.bad_patches
+                with part.work.lock:
+                    part.work.bad_patches += part.bad_patches
+        record = {"is": "unit", "unit": unit, "parts": described, "bad": bad, "files": self._named(files)}
+        images = tuple(dict.fromkeys(part.work.name for part in parts))
+        return Submission(files, [record], [UnitCommitted(unit, images, offset)])
+
+    def _next_level(self, work: ImageWork, level: int, levels: int, records: list[FileRecord]) -> None:
+        shards = [(layout, loops, index) for layout in work.maps.values() if level < len(layout.levels)
+                  for loops in indices(layout.loop_shape)
+                  for index in layout.shards(level, Region.whole(layout.levels[level]))]
+        if level >= levels or not shards:
+            self._complete(work, records)
+            return
+        left = itertools.count(len(shards) - 1, -1)
+
+        def task(layout: DenseMap, loops: tuple[int, ...], index: tuple[int, ...]) -> Task:
+            def write() -> None:
+                written = layout.write_level_shard(level, loops, index)
+                with self._lock:
+                    records.extend(written)
+                    last = next(left) == 0
+                if last:
+                    self._next_level(work, level + 1, levels, records)
+
+            return write
+
+        self.then([task(*shard) for shard in shards])
+
+    def _complete(self, work: ImageWork, records: list[FileRecord]) -> None:
+        work.image.close()
+        record = {"is": "complete", "image": work.name, "files": self._named(records)}
+        self._submit(Submission(records, [record], [ImageDone(work.name, work.patches, work.bad_patches)]))
+
+    def _submit(self, submission: Submission) -> None:
+        if not self._broken:
+            self._queue.put(submission)
+
+    def _acknowledge(self) -> None:
+        last = False
+        while not last:
+            waiting = [self._queue.get()]
+            while not self._queue.empty():
+                waiting.append(self._queue.get())
+            last = None in waiting
+            if self._broken:
+                continue  # what comes after an error is not acknowledged
+            try:
+                self._write([submission for submission in waiting if submission is not None])
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+                self._broken = True
+                self.abort(error)
+
+    def _write(self, submissions: Sequence[Submission]) -> None:
+        records = [record for submission in submissions for record in submission.records]
+        if not records:
+            return
+        self._lease.check()
+        flush({record.path for submission in submissions for record in submission.files})
+        for i, record in enumerate(records, 1):
+            self._journal.append(record, durable=i == len(records))
+        for submission in submissions:
+            for event in submission.events:
+                self._emit(event)
+
+    def _named(self, files: Sequence[FileRecord]) -> list[tuple[str, int, int]]:
+        folder: Path = self._layout.folder
+        return [(record.path.relative_to(folder).as_posix(), record.size, record.crc32c) for record in files]
+
+
+def _blocks(unit_map: UnitMap, index: tuple[int, ...]) -> Callable[[tuple[int, ...]], NDArray[Any] | None]:
+    """What gives the chunks of one shard out of a unit's map."""
+    layout = unit_map.layout
+    counts = layout.shard_counts(0)
+    first = [i * n - a // c for i, n, a, c in
+             zip(index, counts, unit_map.region.start, layout.chunk, strict=True)]
+    return lambda place: unit_map.block(tuple(f + p for f, p in zip(first, place, strict=True)))

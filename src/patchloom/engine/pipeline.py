@@ -1,0 +1,296 @@
+"""Equal workers that take whatever is most downstream and ready: finish a unit, else predict a batch, else decode.
+
+Nobody waits for anybody while there is something to do, and no core is asked for twice: there are as many workers as
+cores, each with a single-threaded model call. Backpressure is the order of choice; memory is bounded by how far decoding
+may run ahead.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from patchloom.engine.predictor import Predictor
+from patchloom.engine.work import ImageWork, ReadyRow, Sweep, UnitPart
+from patchloom.errors import ImageError, MemoryBudgetError
+from patchloom.events import Callback, PatchesPredicted
+
+__all__ = ["Limits", "Pipeline", "Units"]
+
+Task = Callable[[], None]
+Patches = list[tuple[Sweep, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may be under way.
+
+    Parameters
+    ----------
+    threads
+        Workers.
+    batch
+        Patches a forward pass; halved when memory runs out.
+    decoded_bytes
+        Decoded pixels that may be held, beyond what the next patch row needs.
+    """
+
+    threads: int
+    batch: int
+    decoded_bytes: int
+
+
+class Units(Protocol):
+    """What becomes of units that are complete, and of images that are not."""
+
+    def finish(self, part: UnitPart) -> list[Task]:
+        """Tasks that write a complete part."""
+
+    def fail(self, work: ImageWork, error: ImageError) -> None:
+        """Record that an image is given up."""
+
+    def flush(self) -> list[Task]:
+        """Tasks that commit what is complete and was held back to be committed with more."""
+
+
+class Pipeline:
+    """Runs sweeps until there are no more.
+
+    Parameters
+    ----------
+    sweeps
+        The work, opened one at a time and only when there is room; raises nothing.
+    predictor
+        The model.
+    units
+        What becomes of the results.
+    limits
+        How much may be under way.
+    emit
+        Told of progress.
+    """
+
+    def __init__(
+        self, sweeps: Iterator[Sweep | None], predictor: Predictor, units: Units, limits: Limits, emit: Callback
+    ) -> None:
+        self._sweeps, self._predictor, self._units, self._emit = sweeps, predictor, units, emit
+        self._limits, self._batch = limits, limits.batch
+        self._changed = threading.Condition()
+        self._finishing: deque[Task] = deque()
+        self._ready: deque[ReadyRow] = deque()
+        self._ready_count = 0
+        self._active: deque[Sweep] = deque()
+        self._decoded_bytes = 0
+        self._running = {"finish": 0, "predict": 0, "decode": 0, "open": 0}
+        self._more = True
+        self._stopping = False
+        self._flushed = False
+        self._error: BaseException | None = None
+        self._local = threading.local()
+
+    def run(self, wait: Callable[[threading.Thread], None]) -> None:
+        """Work until everything is done, or until `stop` is called and what was begun is finished.
+
+        Parameters
+        ----------
+        wait
+            Waits for a thread to end; where the caller listens to signals.
+        """
+        workers = [threading.Thread(target=self._work, name=f"patchloom-{i}") for i in range(self._limits.threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            wait(worker)
+
+    def raise_error(self) -> None:
+        """Raise what ended the run, if anything did; errors may still come while the last units are acknowledged."""
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Begin nothing new; units that are complete are still committed."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def abort(self, error: BaseException) -> None:
+        """End as soon as possible with `error`."""
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while (chosen := self._take()) is not None:
+            kind, task = chosen
+            try:
+                task()
+            except BaseException as error:  # noqa: BLE001 - raised again by `run`, in the caller's thread
+                self.abort(error)
+            with self._changed:
+                self._running[kind] -= 1
+                self._changed.notify_all()
+
+    def _take(self) -> tuple[str, Task] | None:
+        with self._changed:
+            while True:
+                if self._error is not None:
+                    return None
+                chosen = self._choose()
+                if chosen is not None:
+                    self._running[chosen[0]] += 1
+                    return chosen
+                if not any(self._running.values()):
+                    if self._flushed:
+                        return None
+                    self._flushed = True
+                    self._finishing.extend(self._units.flush())
+                    self._changed.notify_all()
+                    continue
+                self._changed.wait()
+
+    def _choose(self) -> tuple[str, Task] | None:
+        if self._finishing:
+            return "finish", self._finishing.popleft()
+        if self._stopping:
+            return None
+        sweep = next(iter(self._active), None)
+        room = self._room(sweep)
+        can_decode = sweep is not None and room
+        can_open = sweep is None and self._more and room and not self._running["open"]
+        if self._ready_count and self._running["predict"] < self._predictor.at_once:
+            filling = can_decode or can_open or self._running["decode"] or self._running["open"]
+            if self._ready_count >= self._batch or not filling:
+                return "predict", self._predict_task(self._pop_patches())
+        if can_decode:
+            assert sweep is not None
+            key = sweep.next_block()
+            if sweep.exhausted:
+                self._active.popleft()
+            if key is not None:
+                return "decode", lambda: self._decode(sweep, key)
+        if can_open:
+            return "open", self._open
+        return None
+
+    def _room(self, sweep: Sweep | None) -> bool:
+        if not self._ready_count and not self._running["predict"]:
+            return True
+        if self._ready_count >= max(4 * self._batch * self._predictor.at_once, 64):
+            return False
+        block = sweep.blocks.block_bytes if sweep is not None else 0
+        return self._decoded_bytes + block <= self._limits.decoded_bytes
+
+    def _open(self) -> None:
+        sweep = next(self._sweeps, StopIteration)
+        with self._changed:
+            if sweep is StopIteration:
+                self._more = False
+            elif isinstance(sweep, Sweep) and not sweep.work.failed:
+                sweep.work.sweeps.append(sweep)
+                self._active.append(sweep)
+
+    def _decode(self, sweep: Sweep, key: tuple[int, ...]) -> None:
+        try:
+            nbytes = 0 if sweep.work.failed else sweep.blocks.decode(key)
+        except ImageError as error:
+            self._fail(sweep.work, error)
+            nbytes = 0
+        with self._changed:
+            if sweep.work.failed:
+                return
+            self._decoded_bytes += nbytes
+            rows = sweep.decoded(key)
+            self._ready.extend(rows)
+            self._ready_count += sum(row.left for row in rows)
+
+    def _pop_patches(self) -> Patches:
+        patches: Patches = []
+        while self._ready and len(patches) < self._batch:
+            row = self._ready[0]
+            patches.append(row.pop())
+            if not row.left:
+                self._ready.popleft()
+        self._ready_count -= len(patches)
+        return patches
+
+    def _predict_task(self, patches: Patches) -> Task:
+        return lambda: self._predict(patches)
+
+    def _predict(self, patches: Patches) -> None:
+        batch = self._fill(patches)
+        try:
+            heads = self._predictor(batch, len(patches))
+        except MemoryError as error:
+            self._halve(error)
+            half = self._batch
+            for i in range(0, len(patches), half):
+                part = patches[i : i + half]
+                self._place(part, self._predictor(self._predictor.part(batch, i, len(part)), len(part)))
+            return
+        self._place(patches, heads)
+
+    def _fill(self, patches: Patches) -> NDArray[Any]:
+        batch, slots = self._predictor.batch(self._local, len(patches))
+        for (sweep, place), slot in zip(patches, slots, strict=True):
+            if sweep.work.failed:
+                slot[...] = 0
+                continue
+            patch = sweep.work.grid[place].region
+            sweep.blocks.fill(patch, slot, sweep.padding, self._predictor.preprocess)
+            with self._changed:
+                self._decoded_bytes -= sweep.blocks.drop(sweep.read(place[0]))
+        return batch
+
+    def _place(self, patches: Patches, heads: dict[str, NDArray[Any]]) -> None:
+        counts: dict[str, int] = {}
+        for i, (sweep, place) in enumerate(patches):
+            if sweep.work.failed:
+                continue
+            values = {name: head[i] for name, head in heads.items()}
+            bad = self._predictor.is_bad(values)
+            counts[sweep.work.name] = counts.get(sweep.work.name, 0) + 1
+            with self._changed:
+                parts = sweep.parts_of(place[0])
+            complete = [part for part in parts if part.place(place, values, bad=bad)]
+            self._finish(sweep, complete)
+        for name, count in counts.items():
+            self._emit(PatchesPredicted(name, count))
+
+    def _finish(self, sweep: Sweep, complete: Sequence[UnitPart]) -> None:
+        for part in complete:
+            tasks = self._units.finish(part)
+            with self._changed:
+                sweep.finished(part)
+                self._finishing.extend(tasks)
+                self._changed.notify_all()
+
+    def then(self, tasks: Sequence[Task]) -> None:
+        """Have more tasks done, before anything else."""
+        with self._changed:
+            self._flushed = False
+            self._finishing.extend(tasks)
+            self._changed.notify_all()
+
+    def _fail(self, work: ImageWork, error: ImageError) -> None:
+        with self._changed:
+            if work.failed:
+                return
+            work.failed = True
+            gone = [row for row in self._ready if row.sweep.work is work]
+            self._ready = deque(row for row in self._ready if row.sweep.work is not work)
+            self._ready_count -= sum(row.left for row in gone)
+            self._active = deque(sweep for sweep in self._active if sweep.work is not work)
+            self._decoded_bytes -= sum(sweep.blocks.abandon() for sweep in work.sweeps)
+        self._units.fail(work, error)
+
+    def _halve(self, error: MemoryError) -> None:
+        with self._changed:
+            if self._batch == 1:
+                raise MemoryBudgetError("the model runs out of memory with a single patch",
+                                        "choose a smaller patch, or a device with more memory") from error
+            self._batch = max(1, self._batch // 2)

@@ -1,0 +1,238 @@
+"""From options, a source and a model to everything that a run needs before its first patch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.config import Config
+from patchloom.engine import plan as planning
+from patchloom.engine.memory import resident_memory
+from patchloom.engine.pipeline import Limits
+from patchloom.engine.plan import Plan
+from patchloom.engine.predictor import Predictor, check_channels
+from patchloom.engine.survey import Survey, trial_patch
+from patchloom.errors import ModelInputError, UsageError
+from patchloom.geometry.grid import per_axis
+from patchloom.models.heads import find_heads
+from patchloom.models.load import load_model, with_steps
+from patchloom.models.model import Head, Model
+from patchloom.models.resolve import resolve
+from patchloom.models.steps import Preprocess, Steps, parse_reduce
+from patchloom.predictions.folder import RunDocument
+from patchloom.predictions.layout import RunLayout
+
+__all__ = ["Ready", "load", "number_of_axes", "prepare", "resolved"]
+
+DEFAULT_PATCH = 512
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A model that was tried, and how it is going to be run."""
+
+    layout: RunLayout
+    model: Model
+    predictor: Predictor
+    limits: Limits
+    channels: int
+    image_dtype: np.dtype[Any]
+    memory: int
+    projected: int
+    hints: tuple[str, ...]
+
+    @property
+    def reduced_by_model(self) -> bool:
+        """Whether the model reduces its heads by itself, on its device."""
+        return self.model.info.on_device and self.layout.config.blend == "crop"
+
+    def plan(self, found: Survey) -> Plan:
+        """The plan for what the survey found."""
+        return planning.make_plan(found, self.layout, self.model, self.predictor, self.limits, self.projected,
+                                  self.hints)
+
+
+def load(model: object, config: Config, threads: int) -> Model:
+    """Load the model; it may use several threads a call only where it is called by one thread at a time."""
+    steps = Steps(_preprocess(config))
+    loaded = load_model(model, device=config.device, threads=1, arch=config.arch, allow_pickle=config.allow_pickle,
+                        steps=steps)
+    if threads > 1 and not loaded.info.concurrent and loaded.info.device == "cpu":
+        loaded = load_model(model, device=config.device, threads=threads, arch=config.arch,
+                            allow_pickle=config.allow_pickle, steps=steps)
+    return loaded
+
+
+def number_of_axes(config: Config, model: Model) -> int:
+    """2 or 3: as many as `patch` has numbers, else what the model says."""
+    if config.patch is not None and len(config.patch) > 1:
+        if len(config.patch) > 3:
+            raise UsageError(f"patch has {len(config.patch)} numbers", "two (y,x), three (z,y,x), or one for all axes")
+        return len(config.patch)
+    return model.info.ndim or 2
+
+
+def resolved(config: Config, model: Model) -> Config:
+    """The same options with patch and stride settled, one number an axis.
+
+    Raises
+    ------
+    ModelInputError
+        If the model's input has another fixed size.
+    """
+    ndim, fixed = number_of_axes(config, model), model.info.patch
+    try:
+        patch = per_axis(_single(config.patch), ndim) if config.patch else fixed or (DEFAULT_PATCH,) * ndim
+        if config.stride is not None:
+            stride = per_axis(_single(config.stride), ndim)
+        else:
+            overlap = per_axis(_single(config.overlap or (0,)), ndim)
+            stride = tuple(p - o for p, o in zip(patch, overlap, strict=True))
+    except ValueError as error:
+        raise UsageError(str(error), "give one number, or one an axis") from None
+    if fixed is not None and patch != fixed:
+        raise ModelInputError(
+            f"patch {_text(patch)} does not fit {model.info.name}, whose input is fixed at {_text(fixed)}",
+            f"choose --patch {_text(fixed)}, or leave it out")
+    if min(stride) < 1:
+        raise UsageError(f"overlap {_text(config.overlap or ())} is not below patch {_text(patch)}",
+                         "choose a smaller overlap or a larger patch")
+    return config.replace(patch=patch, stride=stride, overlap=None)
+
+
+def prepare(
+    model: Model, config: Config, found: Survey, document: RunDocument | None,
+    layout_of: Callable[[Config, int, tuple[Head, ...], int | None], RunLayout],
+) -> Ready:
+    """Try the model on a real patch and settle batch, threads and memory.
+
+    Parameters
+    ----------
+    model, config
+        Loaded, and `resolved`.
+    found
+        What the headers say.
+    document
+        Of the run that is resumed, or None: its heads are then those of the run.
+    layout_of
+        Makes the layout from options, number of axes, raw heads and unit width.
+
+    Raises
+    ------
+    ModelInputError, ModelOutputError, UsageError, MemoryBudgetError
+        If the model does not take the patches or answers with something unusable, an option does not fit the heads, or
+        the run would not fit into its memory.
+    """
+    assert config.patch is not None
+    ndim = len(config.patch)
+    threads = planning.machine_threads(config)
+    channels, image_dtype = _channels(model, found, document), _image_dtype(found, model, document)
+    preprocess = _preprocess(config)
+    preprocess.check(channels)
+    on_device = model.info.on_device and config.preprocess is None
+    dtype = image_dtype if on_device else preprocess.output_dtype(image_dtype, model.info.dtype)
+    hook = _hook(config)
+
+    def predictor_for(model: Model, heads: tuple[Head, ...]) -> Predictor:
+        assert config.patch is not None
+        return Predictor(model, heads, channels, config.patch, dtype, None if on_device else preprocess, hook, threads)
+
+    before = resident_memory()
+    if document is not None:
+        heads = document.heads
+    else:
+        heads = _trial(predictor_for(model, ()), model, config, found, channels, image_dtype)
+    call_bytes = max(0, resident_memory() - before)
+    layout = layout_of(config, ndim, heads, None)
+    layout.check()
+    if on_device and config.blend == "crop":
+        model = with_steps(model, Steps(preprocess, parse_reduce(config.reduce, [head.name for head in heads])))
+        heads_given = layout.heads
+    else:
+        heads_given = heads
+    predictor = predictor_for(model, heads_given)
+    memory = planning.allowed_memory(config)
+    batch = planning.choose_batch(config, model, predictor, memory)
+    fixed = resident_memory() + predictor.at_once * batch * max(call_bytes, predictor.bytes_a_patch)
+    width = document.unit_width if document is not None else planning.unit_width(layout, memory, fixed, channels, dtype)
+    layout = layout_of(config, ndim, heads, width)
+    across = width or (planning.WIDTH if ndim == 2 else planning.WIDTH_3D)
+    projected = planning.projected_memory(layout, predictor, batch, call_bytes, channels, dtype, across, found)
+    planning.check_memory(projected, memory)
+    limits = Limits(threads, batch, planning.decoded_bytes(layout, across, channels, dtype))
+    return Ready(layout, model, predictor, limits, channels, image_dtype, memory, projected,
+                 _hints(model, config, image_dtype))
+
+
+def _trial(
+    predictor: Predictor, model: Model, config: Config, found: Survey, channels: int, dtype: np.dtype[Any]
+) -> tuple[Head, ...]:
+    assert config.patch is not None
+    patch = trial_patch(found, config, config.patch, channels, dtype)
+    n = model.info.batch or 1
+    batch = predictor.empty(n)
+    for i in range(n):
+        slot = np.moveaxis(batch[i], -1, 0) if model.info.channels_last else batch[i]
+        _fill(predictor, patch, slot)
+    outputs = predictor.raw(batch)
+    return find_heads(outputs, batch_size=n, patch=config.patch, ndim=len(config.patch), classes=config.classes,
+                      info=model.info)
+
+
+def _fill(predictor: Predictor, patch: NDArray[Any], slot: NDArray[Any]) -> None:
+    if predictor.preprocess is None:
+        slot[...] = patch
+    else:
+        predictor.preprocess.into(patch, slot)
+
+
+def _channels(model: Model, found: Survey, document: RunDocument | None) -> int:
+    if document is not None:
+        return document.channels
+    counts = [size.channels for size in found.sizes]
+    wanted = model.info.channels
+    if not counts:
+        return wanted or 3
+    if wanted is not None and wanted not in counts:
+        check_channels(model, counts[0], found.entries[0].name if found.entries else "the first image")
+    return wanted if wanted is not None else max(set(counts), key=counts.count)
+
+
+def _image_dtype(found: Survey, model: Model, document: RunDocument | None) -> np.dtype[Any]:
+    if document is not None:
+        return np.dtype(document.image_dtype)
+    dtypes = {size.dtype for size in found.sizes}
+    return np.result_type(*dtypes) if dtypes else np.dtype(np.uint8)
+
+
+def _hints(model: Model, config: Config, dtype: np.dtype[Any]) -> tuple[str, ...]:
+    unscaled = not _preprocess(config).changes_values and config.preprocess is None
+    if unscaled and dtype == np.uint8 and model.info.dtype is not None and model.info.dtype.kind == "f":
+        return ("8-bit pixels go unscaled into a model that takes floats; --scale 255 if it was trained on 0 to 1",)
+    return ()
+
+
+def _hook(config: Config) -> Callable[[Any], Any] | None:
+    if config.preprocess is None:
+        return None
+    step: Any = resolve(config.preprocess) if isinstance(config.preprocess, str) else config.preprocess
+    if not callable(step):
+        raise UsageError(f"preprocess: {config.preprocess!r} cannot be called", "name a function from a batch to a batch")
+    return step  # type: ignore[no-any-return]
+
+
+def _preprocess(config: Config) -> Preprocess:
+    return Preprocess(config.scale, config.mean, config.std)
+
+
+def _single(values: tuple[int, ...] | None) -> int | tuple[int, ...]:
+    assert values is not None
+    return values[0] if len(values) == 1 else values
+
+
+def _text(values: tuple[int, ...]) -> str:
+    return ",".join(map(str, values))

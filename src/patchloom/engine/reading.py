@@ -1,0 +1,173 @@
+"""Which pixels a patch needs, decoded once and shared by all patches that need them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.config import Pad
+from patchloom.geometry.grid import GridAxis
+from patchloom.geometry.region import Region
+from patchloom.images.plane import Plane
+from patchloom.models.steps import Preprocess
+
+__all__ = ["BlockStore", "Padding", "needed", "source_pixels"]
+
+SMALL_CHUNK = 128
+"""Chunks shorter than this on an axis are decoded several at a time."""
+BLOCK = 256
+BLOCK_DEPTH = 16
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How pixels beyond the edge of an image are made up: from the image (`reflect`, `edge`) or as `fill`."""
+
+    mode: Pad
+    fill: float
+
+
+@lru_cache(maxsize=4096)
+def source_pixels(start: int, patch: int, size: int, mode: Pad) -> NDArray[np.intp] | None:
+    """For each pixel of a patch that reaches over the edge, the pixel of the image that stands there.
+
+    As `numpy.pad` defines it for the whole image; -1 where the fill value stands. None for a patch inside the image.
+    """
+    if start >= 0 and start + patch <= size:
+        return None
+    pixels = np.arange(start, start + patch)
+    if mode == "edge":
+        return np.clip(pixels, 0, size - 1)
+    if mode == "constant":
+        return np.where((pixels >= 0) & (pixels < size), pixels, -1)
+    period = max(1, 2 * (size - 1))
+    pixels = pixels % period
+    return np.where(pixels < size, pixels, period - pixels)
+
+
+def needed(axis: GridAxis, i: int, size: int, mode: Pad) -> tuple[int, int]:
+    """Pixels ``[a, b)`` of an image of `size` that patch `i` is made of."""
+    start = axis.start(i)
+    pixels = source_pixels(start, axis.patch, size, mode)
+    if pixels is None:
+        return start, start + axis.patch
+    inside = pixels[pixels >= 0]
+    return int(inside.min()), int(inside.max()) + 1
+
+
+class BlockStore:
+    """Decoded blocks of one plane: each is decoded once, and dropped when no patch row needs it any more.
+
+    A block is a chunk of the file, or several where chunks are small.
+    """
+
+    def __init__(self, plane: Plane) -> None:
+        self.plane = plane
+        least = [BLOCK_DEPTH // 2, SMALL_CHUNK, SMALL_CHUNK][-len(plane.shape) :]
+        whole = [BLOCK_DEPTH, BLOCK, BLOCK][-len(plane.shape) :]
+        self.extent = tuple(
+            min(n, c if c >= small else c * -(-large // c))
+            for n, c, small, large in zip(plane.shape, plane.chunks, least, whole, strict=True))
+        self._blocks: dict[tuple[int, ...], NDArray[Any]] = {}
+        self._lock = threading.Lock()
+        self._abandoned = False
+
+    @property
+    def block_bytes(self) -> int:
+        """Memory of one block."""
+        return self.plane.channels * math.prod(self.extent) * self.plane.dtype.itemsize
+
+    def keys(self, region: Region) -> list[tuple[int, ...]]:
+        """Blocks that share pixels with `region`."""
+        ranges = (range(a // n, -(-b // n)) for a, b, n in zip(region.start, region.stop, self.extent, strict=True))
+        return list(itertools.product(*ranges))
+
+    def region(self, key: Sequence[int]) -> Region:
+        """Pixels of one block."""
+        start = tuple(k * n for k, n in zip(key, self.extent, strict=True))
+        return Region(start, self.extent).intersect(Region.whole(self.plane.shape))
+
+    def decode(self, key: tuple[int, ...]) -> int:
+        """Decode one block; returns the bytes that it takes, 0 where nobody wants it any more."""
+        pixels = self.plane.read(self.region(key))
+        with self._lock:
+            self._blocks[key] = pixels
+            return 0 if self._abandoned else pixels.nbytes
+
+    def drop(self, keys: Iterable[tuple[int, ...]]) -> int:
+        """Forget blocks; returns the bytes that this frees."""
+        with self._lock:
+            return 0 if self._abandoned else sum(self._blocks.pop(key).nbytes for key in keys)
+
+    def abandon(self) -> int:
+        """The image is given up: returns the bytes held, which are freed once the last patch under way is copied."""
+        with self._lock:
+            if self._abandoned:
+                return 0
+            self._abandoned = True
+            return sum(block.nbytes for block in self._blocks.values())
+
+    def fill(
+        self, patch: Region, out: NDArray[Any], padding: Padding, preprocess: Preprocess | None
+    ) -> None:
+        """Copy a patch out of the blocks, preprocessed, in one pass.
+
+        Parameters
+        ----------
+        patch
+            Pixels of the patch; may reach over the edges of the image.
+        out
+            ``(C, *patch)``: its place in the batch.
+        padding
+            For pixels beyond the edges.
+        preprocess
+            None copies pixels as they are.
+        """
+        pixels = [source_pixels(a, n, size, padding.mode)
+                  for a, n, size in zip(patch.start, patch.shape, self.plane.shape, strict=True)]
+        if all(p is None for p in pixels):
+            self._copy(patch, out, preprocess)
+            return
+        first = [a if p is None else int(p[p >= 0].min()) for a, p in zip(patch.start, pixels, strict=True)]
+        stop = [a + n if p is None else int(p.max()) + 1
+                for a, n, p in zip(patch.start, patch.shape, pixels, strict=True)]
+        source = Region.between(first, stop)
+        raw = self.cut(source)
+        for axis, (p, origin) in enumerate(zip(pixels, first, strict=True), 1):
+            if p is not None:
+                raw = np.take(raw, np.maximum(p - origin, 0), axis)
+        for axis, p in enumerate(pixels, 1):
+            if p is not None and padding.mode == "constant":
+                outside = (slice(None),) * axis + (p < 0,)
+                raw[outside] = np.asarray(padding.fill).astype(raw.dtype)
+        _deliver(raw, out, preprocess)
+
+    def cut(self, source: Region) -> NDArray[Any]:
+        """Pixels of a region inside the plane, whose blocks are decoded: ``(C, *region)`` of the file's dtype."""
+        raw = np.empty((self.plane.channels, *source.shape), self.plane.dtype)
+        self._copy(source, raw, None)
+        return raw
+
+    def _copy(self, source: Region, out: NDArray[Any], preprocess: Preprocess | None) -> None:
+        for key in self.keys(source):
+            block = self.region(key)
+            area = block.intersect(source)
+            with self._lock:
+                pixels = self._blocks[key]
+            _deliver(pixels[(slice(None), *area.relative_to(block.start).slices)],
+                     out[(slice(None), *area.relative_to(source.start).slices)], preprocess)
+
+
+def _deliver(pixels: NDArray[Any], out: NDArray[Any], preprocess: Preprocess | None) -> None:
+    if preprocess is None:
+        out[...] = pixels
+    else:
+        preprocess.into(pixels, out)

@@ -1,0 +1,181 @@
+"""The part of a dense head's map that one unit makes, filled patch by patch and handed over chunk by chunk."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.geometry.blend import BlendWeights
+from patchloom.geometry.grid import Grid
+from patchloom.geometry.region import Region
+from patchloom.models.steps import Reduce
+from patchloom.predictions.dense import DenseMap
+
+__all__ = ["BufferPool", "UnitMap"]
+
+
+class BufferPool:
+    """Large arrays that are used again instead of being freed: fresh memory costs page faults."""
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[NDArray[np.uint8]]] = defaultdict(list)
+        self._lock = threading.Lock()
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Array with arbitrary content."""
+        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        with self._lock:
+            free = self._free[nbytes]
+            flat = free.pop() if free else None
+        if flat is None:
+            flat = np.empty(nbytes, np.uint8)
+        return flat.view(dtype).reshape(shape)
+
+    def give(self, array: NDArray[Any]) -> None:
+        """Take back what `take` gave; at most two of a size are kept."""
+        with self._lock:
+            if len(self._free[array.nbytes]) < 2:
+                self._free[array.nbytes].append(array.reshape(-1).view(np.uint8))
+
+
+class UnitMap:
+    """Accumulates predictions of a unit.
+
+    The array is laid out chunk by chunk, ``(*chunks, C, *chunk)``: what a chunk's encoder reads is contiguous, and
+    nothing is copied between stitching and encoding.
+
+    Parameters
+    ----------
+    layout
+        The map that this is a part of.
+    grid
+        The head's grid, in map pixels.
+    region
+        Pixels of the map.
+    channels
+        Channels of the head before reduction.
+    dtype
+        Of the head before reduction.
+    weights
+        None for blend `crop`: each pixel is copied from the patch that owns it.
+    reduce
+        Applied to each patch under `crop`, to blended chunks otherwise; None where there is nothing to reduce.
+    pool
+        Where the array comes from.
+    """
+
+    def __init__(
+        self, layout: DenseMap, grid: Grid, region: Region, channels: int, dtype: np.dtype[Any],
+        weights: BlendWeights | None, reduce: Reduce | None, pool: BufferPool,
+    ) -> None:
+        self.layout, self.region = layout, region
+        self._grid, self._weights, self._reduce, self._pool = grid, weights, reduce, pool
+        self._counts = tuple(-(-n // c) for n, c in zip(region.shape, layout.chunk, strict=True))
+        self._lock = threading.Lock()
+        if weights is None:
+            self._array = pool.take((*self._counts, layout.channels, *layout.chunk), layout.head.dtype)
+            self._fill_what_stays_empty()
+        else:
+            sums = np.dtype(np.float64 if dtype == np.float64 else np.float32)
+            self._array = pool.take((*self._counts, channels, *layout.chunk), sums)
+            self._array[...] = 0
+
+    def place(self, place: Sequence[int], values: NDArray[Any]) -> None:
+        """Add the prediction of the patch at `place`: ``(C, *patch)`` or ``(*patch)``."""
+        start = self._grid.start(place)
+        if self._weights is None:
+            area = self._grid.owned(place).intersect(self.region)
+        else:
+            area = Region(start, self._grid.patch).intersect(self.region)
+        if not area.size:
+            return
+        if values.ndim == len(start):
+            values = values[None]
+        values = values[(slice(None), *area.relative_to(start).slices)]
+        if self._weights is None:
+            self._copy(area, values)
+        else:
+            self._add(area, values * self._weights(place)[area.relative_to(start).slices])
+
+    def block(self, index: tuple[int, ...]) -> NDArray[Any] | None:
+        """Final pixels of the chunk at `index` within this unit, all channels; None where nothing was predicted.
+
+        ``(C, *chunk)``, C-contiguous, of the stored dtype, nodata beyond the image and where no patch reaches.
+        """
+        if not all(covered[i].any() for covered, i in zip(self._covered, index, strict=True)):
+            return None
+        pixels: NDArray[Any] = self._array[index]
+        if self._weights is None:
+            return pixels
+        if self._reduce is not None:
+            pixels = self._reduce(pixels, channel_axis=0)
+        if pixels.ndim == len(index):
+            pixels = pixels[None]
+        dtype = self.layout.head.dtype
+        if dtype.kind in "iu" and pixels.dtype.kind == "f":
+            pixels = np.rint(pixels)
+        final = pixels.astype(dtype)
+        mask = np.ones((), bool)
+        for covered, i in zip(self._covered, index, strict=True):
+            mask = mask[..., None] & covered[i]
+        if not mask.all():
+            final[:, ~mask] = self.layout.nodata
+        return final
+
+    def release(self) -> None:
+        """Give the array back."""
+        self._pool.give(self._array)
+        del self._array
+
+    def _copy(self, area: Region, values: NDArray[Any]) -> None:
+        if self._reduce is not None:
+            values = self._reduce(values, channel_axis=0)
+            if values.ndim == len(area.shape):
+                values = values[None]
+        for index, inside, part in self._pieces(area):
+            self._array[index][(slice(None), *inside)] = values[(slice(None), *part)]
+
+    def _add(self, area: Region, values: NDArray[Any]) -> None:
+        with self._lock:
+            for index, inside, part in self._pieces(area):
+                self._array[index][(slice(None), *inside)] += values[(slice(None), *part)]
+
+    def _pieces(self, area: Region) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
+        """For each chunk that `area` touches: its index, the part of it, and the same part of `area`."""
+        lines = []
+        for a, b, origin, chunk in zip(area.start, area.stop, self.region.start, self.layout.chunk, strict=True):
+            first, stop = a - origin, b - origin
+            lines.append([
+                (i, slice(max(0, first - i * chunk), min(chunk, stop - i * chunk)),
+                 slice(max(0, i * chunk - first), min(stop, (i + 1) * chunk) - first))
+                for i in range(first // chunk, -(-stop // chunk))
+            ])
+        for pieces in itertools.product(*lines):
+            index, inside, part = zip(*pieces, strict=True)
+            yield index, inside, part
+
+    @cached_property
+    def _covered(self) -> list[list[NDArray[np.bool_]]]:
+        """For each axis and chunk, which of its pixels any patch covers."""
+        lines = []
+        for axis, a, b, chunk in zip(
+            self._grid.axes, self.region.start, self.region.stop, self.layout.chunk, strict=True
+        ):
+            covered = np.zeros(-(-(b - a) // chunk) * chunk, bool)
+            for i in axis.covering(a, b):
+                start = axis.start(i)
+                covered[max(0, start - a) : max(0, min(b, start + axis.patch) - a)] = True
+            lines.append([covered[i : i + chunk] for i in range(0, len(covered), chunk)])
+        return lines
+
+    def _fill_what_stays_empty(self) -> None:
+        for index in itertools.product(*map(range, self._counts)):
+            if not all(covered[i].all() for covered, i in zip(self._covered, index, strict=True)):
+                self._array[index] = self.layout.nodata

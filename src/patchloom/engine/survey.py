@@ -1,0 +1,149 @@
+"""First look at a source: how many images, how large, and one real patch to try the model on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.config import Config
+from patchloom.engine.reading import BlockStore, Padding
+from patchloom.errors import ImageError, SourceError
+from patchloom.geometry.region import Region
+from patchloom.images.plane import Planes, planes
+from patchloom.images.source import Entry
+
+__all__ = ["ImageSize", "Survey", "survey", "trial_patch"]
+
+SAMPLE = 2000
+"""Images whose headers are read; of more images a random sample of this size, and the plan says that it estimates."""
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """What a plan needs of an image."""
+
+    plane: tuple[int, ...]
+    planes: int
+    chunks: tuple[int, ...]
+    channels: int
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the headers say.
+
+    Parameters
+    ----------
+    images
+        Number of images in the source.
+    sizes
+        Of the images that opened, out of those that were looked at.
+    looked_at
+        Number of images whose headers were read.
+    entries
+        Some of the images that opened, to try the model on.
+    """
+
+    images: int
+    sizes: list[ImageSize]
+    looked_at: int
+    entries: list[Entry] = field(default_factory=list)
+    error: ImageError | None = None
+
+    @property
+    def unreadable(self) -> int:
+        """Number of images that did not open, out of those that were looked at."""
+        return self.looked_at - len(self.sizes)
+
+    @property
+    def estimated(self) -> bool:
+        """Whether only a sample was looked at."""
+        return self.looked_at < self.images
+
+    @property
+    def factor(self) -> float:
+        """By which numbers of the sample are multiplied."""
+        return self.images / self.looked_at if self.looked_at else 1.0
+
+
+def survey(entries: Iterable[Entry], config: Config, ndim: int, seen: Callable[[list[str]], None]) -> Survey:
+    """Enumerate a source once; `seen` is given the names, some hundreds at a time.
+
+    Raises
+    ------
+    SourceError
+        If there are no images.
+    """
+    sample: list[Entry] = []
+    count, names = 0, []
+    choice = random.Random(0)  # noqa: S311 - a sample, not a secret
+    for count, entry in enumerate(entries, 1):
+        names.append(entry.name)
+        if len(names) == 1000:
+            seen(names)
+            names = []
+        if len(sample) < SAMPLE:
+            sample.append(entry)
+        elif (place := choice.randrange(count)) < SAMPLE:
+            sample[place] = entry
+    seen(names)
+    if not count:
+        raise SourceError("the source holds no images", "give a folder, a file, a glob or a manifest of images")
+    sizes, opened, error = [], [], None
+    for entry in sample:
+        try:
+            sizes.append(_size(entry, config, ndim))
+        except ImageError as failure:
+            error = error or failure
+        else:
+            if len(opened) < 16:
+                opened.append(entry)
+    return Survey(count, sizes, len(sample), opened, error)
+
+
+def _size(entry: Entry, config: Config, ndim: int) -> ImageSize:
+    image = entry.open()
+    try:
+        views = planes(image, ndim=ndim, level=config.level, channels=config.channels)
+        first = views[0]
+        return ImageSize(tuple(first.shape), len(views), tuple(first.chunks), first.channels, np.dtype(first.dtype))
+    finally:
+        image.close()
+
+
+def trial_patch(found: Survey, config: Config, patch: tuple[int, ...], channels: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A real patch out of the first image that decodes, else zeros: ``(C, [Z,] Y, X)``."""
+    out = np.zeros((channels, *patch), dtype)
+    for entry in found.entries:
+        for views in _opened(entry, config, len(patch)):
+            if views[0].channels != channels:
+                continue
+            blocks = BlockStore(views[0])
+            middle = tuple(max(0, (n - p) // 2) for n, p in zip(views[0].shape, patch, strict=True))
+            inside = Region(middle, patch).intersect(Region.whole(views[0].shape))
+            try:
+                for key in blocks.keys(inside):
+                    blocks.decode(key)
+            except ImageError:
+                continue  # it will fail, and be recorded, in its turn
+            part = blocks.cut(inside)
+            out[(slice(None), *map(slice, inside.shape))] = part
+            return out
+    return out
+
+
+def _opened(entry: Entry, config: Config, ndim: int) -> Iterator[Planes]:
+    try:
+        image = entry.open()
+    except ImageError:
+        return
+    try:
+        yield planes(image, ndim=ndim, level=config.level, channels=config.channels)
+    finally:
+        image.close()

@@ -1,0 +1,135 @@
+"""The run's folder: what it is a run of, and the names of its parts."""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patchloom import __version__
+from patchloom.config import Config
+from patchloom.errors import ConfigMismatchError, RunDamagedError, RunNotFoundError, UsageError
+from patchloom.models.model import Head
+from patchloom.predictions.files import write_file
+from patchloom.predictions.layout import FORMAT, RunLayout, digest, fingerprint, heads_from_json, heads_to_json
+
+__all__ = ["RunDocument"]
+
+
+@dataclass(frozen=True)
+class RunDocument:
+    """``run.json``: written once, when the run begins.
+
+    Parameters
+    ----------
+    config
+        Options; `patch` is set.
+    source
+        What rebuilds the source, or None where it cannot be rebuilt (arrays).
+    model
+        ``spec`` (a path or ``module:function``, None for a live model), ``name`` and ``identity``.
+    ndim, heads, unit_width
+        See `RunLayout`.
+    channels, image_dtype
+        Of the pixels that the model is given.
+    hook
+        Identity of a live `preprocess` function.
+    """
+
+    config: Config
+    source: Mapping[str, Any] | None
+    model: Mapping[str, Any]
+    ndim: int
+    heads: tuple[Head, ...]
+    unit_width: int | None
+    channels: int
+    image_dtype: str
+    hook: str | None = None
+
+    def layout(self, folder: Path) -> RunLayout:
+        """Geometry and files of the run."""
+        return RunLayout(folder, self.config, self.ndim, self.heads, self.unit_width)
+
+    def write(self, folder: Path) -> None:
+        """Write ``run.json`` atomically."""
+        config = self.config.changed()
+        if callable(config.get("preprocess")):
+            config["preprocess"] = None
+        marks = fingerprint(self.config, self.model["identity"])
+        document = {
+            "format": FORMAT, "patchloom": __version__, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "fingerprint": digest(marks), "made_with": marks, "source": self.source, "model": dict(self.model),
+            "config": config, "hook": self.hook, "ndim": self.ndim, "heads": heads_to_json(self.heads),
+            "unit_width": self.unit_width, "channels": self.channels, "image_dtype": self.image_dtype,
+        }
+        body = json.dumps(document, sort_keys=True)
+        document["checksum"] = zlib.crc32(json.dumps(json.loads(body), sort_keys=True).encode())
+        write_file(folder / "run.json", json.dumps(document, indent=1).encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> RunDocument:
+        """Read ``run.json``.
+
+        Raises
+        ------
+        RunNotFoundError
+            If there is none.
+        RunDamagedError
+            If it is not what was written, or a later version wrote it.
+        """
+        path = folder / "run.json"
+        try:
+            document = json.loads(path.read_bytes())
+            checksum = document.pop("checksum")
+            intact = checksum == zlib.crc32(json.dumps(document, sort_keys=True).encode())
+        except (FileNotFoundError, NotADirectoryError):
+            raise RunNotFoundError(f"there is no run in {folder}", "`patchloom predict` makes one") from None
+        except (ValueError, KeyError, AttributeError):
+            intact = False
+        if not intact:
+            raise RunDamagedError(f"{path} is damaged", "restore it from a copy; the predictions may still be intact")
+        if document["format"] > FORMAT:
+            raise RunDamagedError(f"{path} was written by a later patchloom ({document['patchloom']})",
+                                  "pip install --upgrade patchloom")
+        return cls(
+            Config(**document["config"]), document["source"], document["model"], document["ndim"],
+            heads_from_json(document["heads"]), document["unit_width"], document["channels"], document["image_dtype"],
+            document["hook"])
+
+    def check_same(self, config: Config, identity: str | None, images_done: int) -> None:
+        """Raise ConfigMismatchError unless this run was made with the same model and options.
+
+        Raises
+        ------
+        UsageError
+            If the model cannot be recognised again.
+        """
+        if identity is None or self.model["identity"] is None:
+            raise UsageError("this model cannot be hashed, so it is not known whether the run was made with it",
+                             "give both runs a model_id")
+        ours = fingerprint(self.config, self.model["identity"])
+        theirs = json.loads(json.dumps(fingerprint(config, identity)))
+        if self.hook is not None:
+            theirs["preprocess"] = ours["preprocess"] if callable(config.preprocess) else theirs["preprocess"]
+        for name, value in json.loads(json.dumps(ours)).items():
+            if value != theirs[name]:
+                hint = f"choose another -o, or --overwrite to discard {images_done} image{'s' * (images_done != 1)}"
+                raise ConfigMismatchError(f"run was made with a different {_difference(name, value, theirs[name])}", hint)
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    if name == "model" and ":" in f"{was}" and ":" in f"{now}":
+        kind, was = was.split(":", 1)
+        now = now.split(":", 1)[1]
+        return f"model ({kind} {was[:4]}… is not {now[:4]}…)"
+    return f"{name} ({_shown(was)} is not {_shown(now)})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -1,0 +1,268 @@
+"""From image names to units: one SQLite file derived from the journal, rebuilt when it is missing or does not fit."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patchloom.geometry.region import Region
+from patchloom.predictions.journal import Record, logs, read_log
+
+__all__ = ["ImageRow", "Index", "Part"]
+
+VERSION = 1
+SCHEMA = """
+create table log (name text primary key, offset integer not null);
+create table image (
+    name text primary key, state text not null default 'left', identity text, info text,
+    patches integer not null default 0, patches_done integer not null default 0, bad_patches integer not null default 0,
+    kind text, message text
+) without rowid;
+create index image_state on image (state, name);
+create table part (
+    image text not null, loops text not null, unit text not null, patches integer not null, offset integer not null,
+    a0 integer, a1 integer, b0 integer, b1 integer, c0 integer, c1 integer,
+    primary key (image, loops, a0, b0, c0)
+) without rowid;
+create table file (path text primary key, size integer not null, crc integer not null, image text) without rowid;
+create table unit (name text primary key) without rowid;
+"""
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """What the journal knows of one image; `state` is done, partial, left or failed."""
+
+    name: str
+    state: str
+    identity: str | None
+    info: Mapping[str, Any] | None
+    patches: int
+    patches_done: int
+    bad_patches: int
+    kind: str | None
+    message: str | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Committed block of one plane: in which unit, and where its rows begin in the unit's tables."""
+
+    image: str
+    loops: tuple[int, ...]
+    unit: str
+    patches: int
+    offset: int
+    region: Region
+
+
+class Index:
+    """The journal, arranged for lookups.
+
+    Parameters
+    ----------
+    folder
+        Of the run. Where it cannot be written the index is built in memory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._journal = folder / "journal"
+        self._lock = threading.RLock()
+        self._database = self._connect(folder / "index.sqlite")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up what was journalled since; rebuild if the logs are not those that were read before."""
+        with self._lock:
+            paths = {path.name: path for path in logs(self._journal)}
+            read = dict(self._database.execute("select name, offset from log"))
+            shrunk = any(name not in paths or paths[name].stat().st_size < offset for name, offset in read.items())
+            with self._database:
+                if shrunk:
+                    for table in ("log", "image", "part", "file", "unit"):
+                        self._database.execute(f"delete from {table}")
+                    read = {}
+                for name, path in paths.items():
+                    self._take_log(name, path, read.get(name, 0))
+
+    def close(self) -> None:
+        """Give the file handle back."""
+        self._database.close()
+
+    def counts(self) -> dict[str, int]:
+        """Number of images in each state."""
+        rows = self._query("select state, count(*) from image group by state")
+        return {"done": 0, "partial": 0, "left": 0, "failed": 0} | dict(rows)
+
+    def image(self, name: str) -> ImageRow | None:
+        """One image, None if the run does not know it."""
+        rows = self._query(f"select {', '.join(ImageRow.__annotations__)} from image where name = ?", (name,))
+        return next((_image_row(row) for row in rows), None)
+
+    def unknown(self, names: list[str]) -> list[str]:
+        """Those of `names` (1000 at most) that the run does not know."""
+        marks = ", ".join("?" * len(names))
+        known = {row[0] for row in self._query(f"select name from image where name in ({marks})", names)}
+        return [name for name in names if name not in known]
+
+    def images(self, *states: str) -> Iterator[ImageRow]:
+        """Images in order of their names, a page at a time; all of them, or those in some states."""
+        last = None
+        condition = f"state in ({', '.join('?' * len(states))})" if states else "1"
+        while True:
+            rows = self._query(
+                f"select {', '.join(ImageRow.__annotations__)} from image where {condition} and (? is null or name > ?) "
+                "order by name limit 1000", (*states, last, last))
+            yield from map(_image_row, rows)
+            if len(rows) < 1000:
+                return
+            last = rows[-1][0]
+
+    def parts(self, image: str, loops: Sequence[int] | None = None, region: Region | None = None) -> list[Part]:
+        """Committed parts of an image: all, or those of one plane, or those that share pixels with `region`."""
+        sql, values = "select * from part where image = ?", [image]
+        if loops is not None:
+            sql, values = f"{sql} and loops = ?", [*values, json.dumps(list(loops))]
+        if region is not None:
+            for column, a, b in zip("abc", region.start, region.stop, strict=False):
+                sql, values = f"{sql} and {column}0 < ? and {column}1 > ?", [*values, b, a]  # type: ignore[list-item]
+        return [_part(row) for row in self._query(sql, values)]
+
+    def units(self) -> list[str]:
+        """Names of the units that hold any image's current predictions."""
+        return [row[0] for row in self._query("select distinct unit from part order by unit")]
+
+    def images_of(self, unit: str) -> set[str]:
+        """Images whose current predictions are in a unit."""
+        return {row[0] for row in self._query("select distinct image from part where unit = ?", (unit,))}
+
+    def superseded(self) -> dict[str, set[str]]:
+        """For units that hold rows of images that were predicted again elsewhere: the images that still count."""
+        mixed = self._query("select name from unit where name in (select unit from part)")
+        return {row[0]: self.images_of(row[0]) for row in mixed}
+
+    def knows_file(self, path: str) -> bool:
+        """Whether a file, named relative to the run, was committed."""
+        return bool(self._query("select 1 from file where path = ?", (path,)))
+
+    def files(self) -> Iterator[tuple[str, int, int, str | None]]:
+        """All committed files: path relative to the run, size, crc32c, and an image that it belongs to."""
+        last = ""
+        while rows := self._query("select path, size, crc, image from file where path > ? order by path limit 1000", (last,)):
+            yield from rows
+            last = rows[-1][0]
+
+    def _query(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self._lock, closing(self._database.execute(sql, values)) as cursor:
+            return cursor.fetchall()
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        for attempt in range(2):
+            try:
+                database = sqlite3.connect(path, timeout=60, check_same_thread=False)
+                database.execute("pragma journal_mode = wal")
+                database.execute("pragma synchronous = off")  # derived: a crash costs a rebuild
+                version = database.execute("pragma user_version").fetchone()[0]
+                if version == VERSION and database.execute("pragma quick_check").fetchone()[0] == "ok":
+                    return database
+                if version == 0 and not database.execute("select 1 from sqlite_master").fetchone():
+                    return _created(database)
+                database.close()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError) and attempt:
+                    break
+            if attempt == 0:
+                try:
+                    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+                        path.with_name(name).unlink(missing_ok=True)
+                except OSError:
+                    break
+        return _created(sqlite3.connect(":memory:", check_same_thread=False))
+
+    def _take_log(self, name: str, path: Path, offset: int) -> None:
+        end = offset
+        for end, record in read_log(path, offset):
+            self._take(record)
+        if end != offset or offset == 0:
+            self._database.execute("insert or replace into log values (?, ?)", (name, end))
+
+    def _take(self, record: Record) -> None:
+        take = {"listed": self._take_listed, "image": self._take_image, "unit": self._take_unit,
+                "complete": self._take_complete, "failed": self._take_failed, "forgotten": self._take_forgotten}
+        if record["is"] in take:  # what a later version adds is not for this one
+            take[record["is"]](record)
+
+    def _take_listed(self, record: Record) -> None:
+        self._database.executemany("insert or ignore into image (name) values (?)", ((n,) for n in record["images"]))
+
+    def _take_image(self, record: Record) -> None:
+        values = (record["image"], record["identity"], json.dumps(record["info"]), record["patches"])
+        self._database.execute(
+            "insert into image (name, identity, info, patches) values (?, ?, ?, ?) on conflict (name) do update set "
+            "identity = excluded.identity, info = excluded.info, patches = excluded.patches, kind = null, message = null, "
+            "state = case when state = 'done' then 'done' when patches_done > 0 then 'partial' else 'left' end", values)
+        self._take_files(record["files"], record["image"])
+
+    def _take_unit(self, record: Record) -> None:
+        for image, loops, start, shape, patches, offset in record["parts"]:
+            key = json.dumps(loops)
+            ranges = [n for a, s in zip(start, shape, strict=True) for n in (a, a + s)]
+            ranges += [-1, -1] * (3 - len(start))  # a plane has two axes
+            old = self._query("select patches from part where image = ? and loops = ? and a0 = ? and b0 = ? and c0 = ?",
+                              (image, key, *ranges[0::2]))
+            self._database.execute("insert or replace into part values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                   (image, key, record["unit"], patches, offset, *ranges))
+            self._database.execute(
+                "update image set patches_done = patches_done + ?, bad_patches = bad_patches + ?, "
+                "state = case when state = 'done' then 'done' else 'partial' end where name = ?",
+                (patches - (old[0][0] if old else 0), record["bad"].get(image, 0) if not old else 0, image))
+        images = {part[0] for part in record["parts"]}
+        self._take_files(record["files"], images.pop() if len(images) == 1 else None)
+
+    def _take_complete(self, record: Record) -> None:
+        self._database.execute("update image set state = 'done', kind = null, message = null where name = ?",
+                               (record["image"],))
+        self._take_files(record["files"], record["image"])
+
+    def _take_failed(self, record: Record) -> None:
+        self._database.execute(
+            "insert into image (name, state, kind, message) values (?, 'failed', ?, ?) on conflict (name) do update set "
+            "state = 'failed', kind = excluded.kind, message = excluded.message",
+            (record["image"], record["kind"], record["message"]))
+
+    def _take_forgotten(self, record: Record) -> None:
+        name = record["image"]
+        # A unit may hold rows of other images, too: it stays, and what is forgotten in it is passed over.
+        self._database.execute(
+            "insert or ignore into unit select distinct unit from part where image = ?", (name,))
+        self._database.execute("delete from part where image = ?", (name,))
+        self._database.execute("delete from file where image = ?", (name,))
+        self._database.execute(
+            "update image set state = 'left', patches_done = 0, bad_patches = 0, kind = null, message = null "
+            "where name = ?", (name,))
+
+    def _take_files(self, files: Sequence[Sequence[Any]], image: str | None) -> None:
+        self._database.executemany("insert or replace into file values (?, ?, ?, ?)",
+                                   ((path, size, crc, image) for path, size, crc in files))
+
+
+def _created(database: sqlite3.Connection) -> sqlite3.Connection:
+    database.executescript(f"begin; {SCHEMA} pragma user_version = {VERSION}; commit;")
+    return database
+
+
+def _image_row(row: Sequence[Any]) -> ImageRow:
+    name, state, identity, info, *rest = row
+    return ImageRow(name, state, identity, json.loads(info) if info else None, *rest)
+
+
+def _part(row: Sequence[Any]) -> Part:
+    image, loops, unit, patches, offset, *ranges = row
+    ranges = [n for n in ranges if n >= 0]
+    return Part(image, tuple(json.loads(loops)), unit, patches, offset, Region.between(ranges[0::2], ranges[1::2]))

@@ -1,0 +1,7 @@
+"""Settings of the whole suite."""
+
+from hypothesis import settings
+
+# A slow or busy machine is no failure of a property.
+settings.register_profile("patchloom", deadline=None, print_blob=True)
+settings.load_profile("patchloom")
