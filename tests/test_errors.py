@@ -42,8 +42,12 @@ KINDS = [
 ]
 """Scripts match on these: append to the list, never change or remove a line."""
 
-CLASSES = {name: value for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception | BaseException)}
-DRAWN = re.compile(r"^(?P<indent>[│├└─ ]*)(?P<name>[A-Z]\w+)(?: \((?P<builtin>\w+)\))?(?: +(?P<kind>[a-z-]+))?(?:  +.*)?$")
+CLASSES: dict[str, type[PatchloomError]] = {
+    name: value for name, value in vars(errors).items() if inspect.isclass(value)
+}
+DRAWN = re.compile(
+    r"^(?P<indent>[│├└─ ]*)(?P<name>[A-Z]\w+)(?: \((?P<builtin>\w+)\))?(?: +(?P<kind>[a-z-]+))?(?:  +.*)?$"
+)
 
 
 def drawn() -> list[tuple[str, str | None, str | None, str]]:

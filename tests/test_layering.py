@@ -18,6 +18,7 @@ LAYERS = (
     ("images", "models"),
     ("predictions",),
     ("engine",),
+    ("run",),
     ("api",),
     ("export", "torch", "viewer"),
     ("demo",),

@@ -40,23 +40,26 @@ Pixels = NDArray[np.uint8]
 
 
 class Net(nn.Module):
-    """Down to a eighth of the resolution, back up to a quarter with what was there, then scores at full resolution.
+    """Down to an eighth of the resolution, and back up with what was seen at a quarter and at a half.
 
     Takes ``(N, 3, Y, X)`` float32 in 0 … 1, Y and X multiples of 8, and answers ``(N, 6, Y, X)`` scores before softmax.
-    A score depends on pixels at most 46 away, and hardly on those beyond 32.
     """
 
-    def __init__(self, half: int = 16, quarter: int = 32, eighth: int = 40) -> None:
+    def __init__(self, fine: int = 16, middle: int = 32, coarse: int = 48) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_layer(3, half, 5, 2), _layer(half, quarter, 3, 2))
-        self.deep = nn.Sequential(_layer(quarter, eighth, 3, 2), *(_layer(eighth, eighth, 3, 1) for _ in range(3)))
-        self.up = nn.ConvTranspose2d(eighth, quarter, 2, 2)
-        self.mix = _layer(quarter, quarter, 3, 1)
-        self.scores = nn.ConvTranspose2d(quarter, len(CLASSES), 4, 4)
+        self.fine = _layer(3, fine, 5, 2)
+        self.middle = _layer(fine, middle, 3, 2)
+        self.coarse = nn.Sequential(_layer(middle, coarse, 3, 2), *(_layer(coarse, coarse, 3, 1) for _ in range(3)))
+        self.coarse_to_middle = nn.ConvTranspose2d(coarse, middle, 2, 2)
+        self.mixed = _layer(middle, middle, 3, 1)
+        self.middle_to_fine = nn.ConvTranspose2d(middle, fine, 2, 2)
+        self.scores = nn.ConvTranspose2d(fine, len(CLASSES), 4, 2, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        quarter = self.stem(image)
-        return self.scores(self.mix(F.relu(self.up(self.deep(quarter)) + quarter)))
+        fine = self.fine(image)
+        middle = self.middle(fine)
+        mixed = self.mixed(F.relu(self.coarse_to_middle(self.coarse(middle)) + middle))
+        return self.scores(F.relu(self.middle_to_fine(mixed) + fine))
 
 
 def _layer(channels: int, filters: int, size: int, stride: int) -> nn.Module:
@@ -158,8 +161,8 @@ def measure(path: Path, scenes: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=400, help="blocks of 512 x 512 pixels, each of another scene")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--blocks", type=int, default=600, help="blocks of 512 x 512 pixels, each of another scene")
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--batch", type=int, default=16, help="crops of 224 x 224 pixels a step")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--held-out", type=int, default=8, help="scenes of 2,048 x 2,048 pixels to measure on")
@@ -177,7 +180,8 @@ def main() -> None:
                "steps": options.steps, "minutes": round((time.monotonic() - start) / 60, 1)}
     metrics |= measure(options.out, options.held_out)
     text = json.dumps(metrics, indent=2) + "\n"
-    (HERE / "demo_metrics.json").write_text(text, encoding="utf-8")
+    metrics_file = HERE / "demo_metrics.json" if options.out == MODEL else options.out.with_suffix(".json")
+    metrics_file.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -1,10 +1,11 @@
-"""Every option of a run, once: its name in Python, on the command line and in a config file, its default and meaning."""
+"""Every option of a run, once: its name in Python, on the command line and in a config file, default and meaning."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,55 +24,107 @@ OnError = Literal["record", "raise"]
 Group = Literal["Patches", "Model", "Output", "Execution", "Input"]
 
 
+def _items(value: object) -> list[Any]:
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",")]
+    items = list(value) if isinstance(value, Iterable) else [value]
+    if not items:
+        raise ValueError("at least one value")
+    return items
+
+
 def integers(value: object) -> tuple[int, ...]:
     """``512``, ``"512,256"`` or ``[512, 256]`` as a tuple."""
-    if isinstance(value, str):
-        value = value.split(",")
-    items = value if isinstance(value, Sequence) else [value]
     try:
-        numbers = tuple(int(str(item)) for item in items)
+        return tuple(int(str(item)) for item in _items(value))
     except ValueError:
         raise ValueError(f"whole numbers separated by commas, not {value!r}") from None
-    return numbers
+
+
+def integer(value: object) -> int:
+    """One whole number."""
+    try:
+        return int(str(value))
+    except ValueError:
+        raise ValueError(f"a whole number, not {value!r}") from None
+
+
+def number(value: object) -> float:
+    """One number, infinite ones and NaN among them."""
+    try:
+        return float(str(value))
+    except ValueError:
+        raise ValueError(f"a number, not {value!r}") from None
+
+
+def finite(value: object) -> float:
+    """One number that is neither infinite nor NaN."""
+    parsed = number(value)
+    if not math.isfinite(parsed):
+        raise ValueError(f"a finite number, not {value!r}")
+    return parsed
 
 
 def numbers(value: object) -> tuple[float, ...]:
     """``255``, ``"0.5,0.4,0.3"`` or ``[0.5, 0.4, 0.3]`` as a tuple."""
-    if isinstance(value, str):
-        value = value.split(",")
-    items = value if isinstance(value, Sequence) else [value]
     try:
-        return tuple(float(str(item)) for item in items)
+        return tuple(finite(item) for item in _items(value))
     except ValueError:
-        raise ValueError(f"numbers separated by commas, not {value!r}") from None
+        raise ValueError(f"finite numbers separated by commas, not {value!r}") from None
 
 
 def names(value: object) -> tuple[str, ...]:
     """``"stroma,tumour"`` or a list of names as a tuple."""
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, Sequence):
-        items = [items]
-    return tuple(str(item).strip() for item in items)
+    items = tuple(str(item).strip() for item in _items(value))
+    if not all(items):
+        raise ValueError(f"names separated by commas, none of them empty, not {value!r}")
+    return items
+
+
+def unique_names(value: object) -> tuple[str, ...]:
+    """Names of which no two are the same."""
+    items = names(value)
+    if len(set(items)) != len(items):
+        raise ValueError(f"names that differ from one another, not {value!r}")
+    return items
 
 
 def memory_size(value: object) -> int:
     """Bytes of ``4GB``, ``500 MiB`` or a plain number of bytes."""
-    text = str(value).strip().lower().removesuffix("b")
-    factors = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-    for suffix, factor in factors.items():
+    text, factor = str(value).strip().lower().removesuffix("b"), 1
+    binary = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+    factors = binary | {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+    for suffix, times in factors.items():
         if text.endswith(suffix):
-            return int(float(text.removesuffix(suffix)) * factor)
-    return int(float(text))
+            text, factor = text.removesuffix(suffix), times
+            break
+    try:
+        size = int(float(text) * factor)
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise ValueError(f"a size such as 4GB, not {value!r}")
+    return size
 
 
 def auto_or_count(value: object) -> int | Literal["auto"]:
     """``auto`` or a number of at least 1."""
     if value == "auto":
         return "auto"
-    count = int(str(value))
+    try:
+        count = int(str(value))
+    except ValueError:
+        count = 0
     if count < 1:
-        raise ValueError("a number of at least 1, or auto")
+        raise ValueError(f"a number of at least 1, or auto, not {value!r}")
     return count
+
+
+def yes_or_no(value: object) -> bool:
+    """A flag; no text is one, so that ``"no"`` does not count as yes."""
+    if not isinstance(value, bool):
+        raise ValueError(f"true or false, not {value!r}")
+    return value
 
 
 def at_least(least: int) -> Callable[[object], tuple[int, ...]]:
@@ -110,7 +163,7 @@ def channel_list(value: object) -> tuple[int | str, ...]:
 
 def reductions(value: object) -> tuple[str, ...]:
     """Reductions in order: ``"sigmoid,threshold:0.5"``, ``"head=argmax"``, or a list of these."""
-    return names(value)
+    return names(value) if value else ()
 
 
 @dataclass(frozen=True)
@@ -153,11 +206,13 @@ class Config:
         "Patches", "Pixels that neighbouring patches share. Default 0.", None, parse=at_least(0), metavar="N[,N]")
     stride: tuple[int, ...] | None = _option(
         "Patches", "Pixels from one patch to the next, instead of --overlap.", None, parse=at_least(1), metavar="N[,N]")
-    edge: Edge = _choice(
-        "Patches", "At the far edges: move the last patch inward, pad the image, or drop what does not fit.", "shift", Edge)
-    pad: Pad = _choice("Patches", "How to pad where --edge pad does, and images smaller than a patch.", "reflect", Pad)
-    fill: float = _option("Patches", "Value for --pad constant.", 0.0, parse=float, metavar="NUMBER")
-    blend: Blend = _choice("Patches", "How overlapping predictions become one.", "crop", Blend)
+    edge: Edge = _choice(  # noqa: RUF009
+        "Patches", "At the far edges: move the last patch inward, pad the image, or drop what does not fit.", "shift",
+        Edge)
+    pad: Pad = _choice(  # noqa: RUF009
+        "Patches", "How to pad where --edge pad does, and images smaller than a patch.", "reflect", Pad)
+    fill: float = _option("Patches", "Value for --pad constant.", 0.0, parse=number, metavar="NUMBER")
+    blend: Blend = _choice("Patches", "How overlapping predictions become one.", "crop", Blend)  # noqa: RUF009
 
     axes: str | None = _option(
         "Input", "Axes of the images where the files do not say, such as YXC or TCYX.", None, parse=axes_letters,
@@ -165,9 +220,9 @@ class Config:
     channels: tuple[int | str, ...] | None = _option(
         "Input", "Channels that the model gets, by index or name, in this order.", None, parse=channel_list,
         metavar="N[,N]")
-    level: int = _option("Input", "Resolution level to read, 0 the finest.", 0, parse=int, metavar="N")
+    level: int = _option("Input", "Resolution level to read, 0 the finest.", 0, parse=integer, metavar="N")
     scale: float | None = _option(
-        "Model", "Divide pixels by this before --mean and --std (255 for most 8-bit models).", None, parse=float,
+        "Model", "Divide pixels by this before --mean and --std (255 for most 8-bit models).", None, parse=finite,
         metavar="NUMBER")
     mean: tuple[float, ...] | None = _option(
         "Model", "Subtract this, one number or one a channel.", None, parse=numbers, metavar="NUMBER[,NUMBER]")
@@ -179,15 +234,16 @@ class Config:
         "Model", "softmax, sigmoid, argmax, threshold:T, uint8 or float16, several in order; HEAD=… for one head.", (),
         parse=reductions, metavar="STEP[,STEP]")
     classes: tuple[str, ...] | None = _option(
-        "Model", "Names of the channels of the prediction.", None, parse=names, metavar="NAME[,NAME]")
+        "Model", "Names of the channels of the prediction.", None, parse=unique_names, metavar="NAME[,NAME]")
     arch: str | None = _option(
         "Model", "Builds the module that a state dict is loaded into.", None, metavar="MODULE:BUILDER")
     model_id: str | None = _option("Model", "Name of a live model that cannot be hashed.", None)
     allow_pickle: bool = _option(
-        "Model", "Run code that the model file contains. Only for files that you trust.", False, parse=bool, is_flag=True)
+        "Model", "Run code that the model file contains. Only for files that you trust.", False, parse=yes_or_no,
+        is_flag=True)
 
     nodata: float | None = _option(
-        "Output", "Value of output that was never predicted. Default: NaN, or the largest integer.", None, parse=float,
+        "Output", "Value of output that was never predicted. Default: NaN, or the largest integer.", None, parse=number,
         metavar="NUMBER")
     batch: int | Literal["auto"] = _option(
         "Execution", "Patches a forward pass.", "auto", parse=auto_or_count, metavar="N|auto")
@@ -198,7 +254,8 @@ class Config:
         "Execution", "Memory that the run may take, such as 4GB. Default: a quarter of the machine's.", None,
         parse=memory_size, metavar="SIZE")
     executor: str = _choice("Execution", "Who runs the units.", "local", Literal["local"])
-    on_error: OnError = _choice("Execution", "Record a failed image and go on, or raise.", "record", OnError)
+    on_error: OnError = _choice(  # noqa: RUF009
+        "Execution", "Record a failed image and go on, or raise.", "record", OnError)
 
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():

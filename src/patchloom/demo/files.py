@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from patchloom.demo.scenes import SPACING, Scene
 
-__all__ = ["write_scene"]
+__all__ = ["overview_of", "rows_of", "window_of", "write_scene"]
 
 TILE = 256
 BLOCK = 2 * TILE
@@ -138,3 +138,46 @@ def _write_truth(path: Path, shape: tuple[int, int], tiles: list[bytes]) -> None
         writer.write(iter(tiles), shape=shape, dtype=np.uint8, tile=(TILE, TILE), photometric="minisblack",
                      compression="zlib", resolution=(PER_CENTIMETRE, PER_CENTIMETRE), resolutionunit="CENTIMETER",
                      metadata=None)
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, Bytes]]:
+    """Rows of tiles of a map, from top to bottom: first row, and uint8 of shape ``(rows, X)``.
+
+    A band is valid until the next is asked for.
+    """
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages.first
+        band = np.empty((page.tilelength, page.imagewidth), np.uint8)
+        for tile, (_, _, y, x, _), (_, height, width, _) in page.segments(maxworkers=1):
+            band[:height, x : x + width] = tile[0, :height, :width, 0]
+            if x + width == page.imagewidth:
+                yield y, band[:height]
+
+
+def overview_of(path: Path) -> Bytes:
+    """Smallest level of a scene."""
+    with tifffile.TiffFile(path) as file:
+        return np.asarray(file.series[0].levels[-1].asarray())
+
+
+def window_of(path: Path, rows: slice, columns: slice) -> Bytes:
+    """A window of a tiled file; decodes the tiles that it touches."""
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages.first
+        window = np.zeros((rows.stop - rows.start, columns.stop - columns.start, page.samplesperpixel), np.uint8)
+        across = -(-page.imagewidth // page.tilewidth)
+        for i in range(rows.start // page.tilelength, -(-rows.stop // page.tilelength)):
+            for j in range(columns.start // page.tilewidth, -(-columns.stop // page.tilewidth)):
+                index = i * across + j
+                file.filehandle.seek(page.dataoffsets[index])
+                data = file.filehandle.read(page.databytecounts[index])
+                tile, (_, _, y, x, _), (_, height, width, _) = page.decode(data, index)
+                _place(window, tile[0, :height, :width], y - rows.start, x - columns.start)
+    return window[..., 0] if page.samplesperpixel == 1 else window
+
+
+def _place(window: Bytes, tile: Bytes, y: int, x: int) -> None:
+    height, width = tile.shape[:2]
+    top, left = max(0, y), max(0, x)
+    bottom, right = min(len(window), y + height), min(window.shape[1], x + width)
+    window[top:bottom, left:right] = tile[top - y : bottom - y, left - x : right - x]

@@ -107,6 +107,8 @@ def _reason(error: Exception) -> str:
     """Message of ONNX Runtime without its source files and codes, on one line."""
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", str(error))
     text = re.sub(r"/\S*?onnxruntime/\S+:\d+ .*?\) ", "", text)
+    text = re.sub(r"Non-zero status code returned while running (\w+) node\. Name:'(.*?)' Status Message:",
+                  r"\1 \2:", text)
     return " ".join(text.split())[:400]
 
 
@@ -202,7 +204,7 @@ def _channels_last(path: Path, shape: Sequence[Any], metadata: Mapping[str, str]
     for key in ("axes", "layout"):
         stated = metadata.get(key, "").strip().upper()
         if stated:
-            if len(stated) != len(shape) or stated.count("C") != 1 or stated.index("C") not in (1, len(stated) - 1):
+            if len(stated) != len(shape) or stated[0] != "N" or stated.find("C") not in (1, len(stated) - 1):
                 raise ModelLoadError(
                     f"{path} says of itself {key}={stated!r}, which does not fit its input {list(shape)}",
                     "NCHW or NHWC; NCDHW or NDHWC for 3-D models",

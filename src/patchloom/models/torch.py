@@ -151,12 +151,13 @@ class TorchModel:
         for name, value in outputs.items():
             where = f"head {name!r} of {self._info.name}"
             if isinstance(value, torch.Tensor):
-                value = value.detach().contiguous()
+                value = value.detach()
                 value = value.float() if value.dtype == torch.bfloat16 else value
                 if self._info.on_device:
                     value = torch_steps.reduce(value, self._steps.reduction(name))
             array = to_numpy(value, where)
-            heads[name] = array.copy() if np.may_share_memory(array, batch) else array
+            owned = array.flags.c_contiguous and not np.may_share_memory(array, batch)
+            heads[name] = array if owned else array.copy()
         return heads
 
     def _understood(self, error: Exception, batch: NDArray[Any]) -> Exception:

@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
-from patchloom.errors import ModelLoadError, PickleRefusedError
+from patchloom.errors import ModelLoadError, PatchloomError, PickleRefusedError
 
 __all__ = ["FileKind", "check_exported", "file_kind", "refused_pickle"]
 
@@ -103,6 +103,8 @@ def check_exported(path: Path) -> None:
     try:
         for name, read in _entries(path):
             _check_entry(path, name.lower(), read)
+    except PatchloomError:
+        raise
     except (zipfile.BadZipFile, ValueError, NotImplementedError, KeyError, RecursionError, EOFError) as error:
         raise damaged(path, str(error)) from error
 

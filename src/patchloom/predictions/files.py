@@ -47,24 +47,27 @@ class Writing:
     def __enter__(self) -> Writing:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._partial, "wb", buffering=0)  # noqa: SIM115
+            self._file = open(self._partial, "wb", buffering=1 << 16)  # noqa: SIM115
         except OSError as error:
             raise output_error(error, self.path) from error
         return self
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes) -> None:
         """Append `data`."""
-        view = memoryview(data)
         try:
-            while view:
-                view = view[self._file.write(view) :]
+            self._file.write(data)
         except OSError as error:
             raise output_error(error, self.path) from error
-        self._crc = google_crc32c.extend(self._crc, bytes(data))
+        self._crc = google_crc32c.extend(self._crc, data)
         self.size += len(data)
 
     def __exit__(self, *error: Any) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as failure:
+            if error[0] is None:
+                self._partial.unlink(missing_ok=True)
+                raise output_error(failure, self.path) from failure
         if error[0] is not None:
             self._partial.unlink(missing_ok=True)
             return
@@ -79,7 +82,7 @@ class Writing:
         return FileRecord(self.path, self.size, self._crc)
 
 
-def write_file(path: Path, data: bytes | memoryview) -> FileRecord:
+def write_file(path: Path, data: bytes) -> FileRecord:
     """Write a whole file atomically."""
     with Writing(path) as writing:
         writing.write(data)

@@ -54,14 +54,14 @@ class Codec:
             compressor = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
         return [{"name": "bytes", "configuration": {"endian": "little"}}, compressor, {"name": "crc32c"}]
 
-    def encode(self, chunk: NDArray[Any]) -> bytes:
-        """Bytes of one C-contiguous chunk."""
+    def encode(self, chunk: NDArray[Any]) -> tuple[bytes, bytes]:
+        """One C-contiguous chunk: its bytes, and the checksum that follows them."""
         if self.shuffles:
-            encoded = imagecodecs.blosc_encode(
+            body = imagecodecs.blosc_encode(
                 chunk, level=1, compressor="lz4", shuffle="shuffle", typesize=self.dtype.itemsize, numthreads=1)
         else:
-            encoded = imagecodecs.zstd_encode(chunk, level=1)
-        return bytes(encoded) + struct.pack("<I", google_crc32c.value(bytes(encoded)))
+            body = imagecodecs.zstd_encode(chunk, level=1)
+        return body, struct.pack("<I", google_crc32c.value(body))
 
     def decode(self, encoded: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
         """The chunk; raises ValueError where its checksum does not fit."""
@@ -97,12 +97,13 @@ class ShardWriter:
 
     def append(self, place: tuple[int, ...], chunk: NDArray[Any]) -> None:
         """Encode the chunk at `place` within the shard and write it; chunks may come in any order."""
-        encoded = self._codec.encode(chunk)
+        body, checksum = self._codec.encode(chunk)
         row = 0
         for i, n in zip(place, self._counts, strict=True):
             row = row * n + i
-        self._index[row] = self._writing.size, len(encoded)
-        self._writing.write(encoded)
+        self._index[row] = self._writing.size, len(body) + len(checksum)
+        self._writing.write(body)
+        self._writing.write(checksum)
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is None:

@@ -1,0 +1,262 @@
+"""The tour behind `patchloom demo`: scenes, a run that is interrupted and resumed, its quality, a lookup, a picture."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import patchloom
+from patchloom.demo.files import overview_of, rows_of, window_of, write_scene
+from patchloom.demo.picture import View, draw_picture, most_varied
+from patchloom.demo.quality import Confusion
+from patchloom.demo.scenes import CLASSES, SCENES, SPACING, Scene
+from patchloom.errors import Interrupted, RunError
+
+__all__ = ["run_demo"]
+
+PATCH, OVERLAP = 512, 64
+STRIDE = PATCH - OVERLAP
+OPTIONS = ("--patch", str(PATCH), "--overlap", str(OVERLAP), "--scale", "255", "--reduce", "argmax")
+INTERRUPT_AT = 0.2
+"""Part of the largest image that is committed when the run is interrupted."""
+OVERVIEW = 16
+"""Pixels of the section that become one in the picture's upper row."""
+DETAIL = 512
+"""Pixels of the section, per side, in the picture's lower row."""
+
+
+def run_demo(folder: Path, *, console: Console, scenes: Sequence[Scene] = SCENES) -> int:
+    """Show what patchloom does, from images to a picture of the predictions.
+
+    Parameters
+    ----------
+    folder
+        Working folder; scenes that are there already are used again, a run that is there is made anew.
+    console
+        For progress. Results go to standard output.
+    scenes
+        What to predict on; the first one is looked at closely.
+
+    Returns
+    -------
+    int
+        Exit code, 0.
+
+    Raises
+    ------
+    PatchloomError
+        If a step of the tour fails.
+    Interrupted
+        If the user stops it.
+    """
+    started = time.monotonic()
+    out = Console(highlight=False, soft_wrap=True)
+    tour = Tour(folder, out, console, scenes)
+    try:
+        tour.make_scenes()
+        tour.predict()
+        quality = tour.measure()
+        tour.look_up()
+        tour.draw(quality)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped cleanly", f"run it again: scenes in {folder} are kept") from None
+    tour.suggest()
+    out.print(f"\n{time.monotonic() - started:.0f} seconds in all")
+    return 0
+
+
+class Tour:
+    """The steps, in order."""
+
+    def __init__(self, folder: Path, out: Console, console: Console, scenes: Sequence[Scene]) -> None:
+        self._folder, self._out, self._console = folder, out, console
+        self._scenes, self._section = scenes, scenes[0]
+        self._images, self._truth, self._run = (folder / name for name in ("scenes", "truth", "run"))
+        self._model = folder / "demo.onnx"
+        self._picture = folder.with_name(f"{folder.name}.png")
+
+    def make_scenes(self) -> None:
+        """Write scenes, their truth and the model into the working folder."""
+        missing = [scene for scene in self._scenes if not (self._images / scene.name).exists()
+                   or not (self._truth / scene.name).exists()]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with as_file(files("patchloom.demo") / "demo.onnx") as model:
+            shutil.copyfile(model, self._model)
+        with self._step(1, "Images, and the truth about every pixel"):
+            self._write(missing)
+            for scene in self._scenes:
+                size = (self._images / scene.name).stat().st_size / 1e6
+                pixels = f"{scene.shape[0]:,} x {scene.shape[1]:,} pixels"
+                self._out.print(f"   {self._images / scene.name!s:<44} {pixels:>21}  {size:5.1f} MB")
+            self._out.print("   made just now" if missing else "   made by an earlier demo, used again")
+
+    def _write(self, scenes: list[Scene]) -> None:
+        columns = (TextColumn("   {task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            task = progress.add_task("making scenes", total=sum(scene.shape[0] * scene.shape[1] for scene in scenes))
+            for scene in scenes:
+                write_scene(scene, self._images / scene.name, self._truth / scene.name,
+                            threads=min(8, os.cpu_count() or 1), done=lambda n: progress.advance(task, n))
+
+    def predict(self) -> None:
+        """Predict in a process of its own, stop it by Ctrl-C's signal on the way, and resume."""
+        command = ["predict", str(self._images), "-m", str(self._model), "-o", str(self._run), *OPTIONS, "--overwrite"]
+        with self._step(2, "Predict, interrupted once on purpose"):
+            code = self._command(command, interrupt=True)
+            if code == 130:
+                self._out.print(f"   interrupted, exit code {code}: {self._progress_of_run()}")
+                code = self._command(["resume", str(self._run)])
+            if code != 0:
+                raise RunError(f"the run in {self._run} ended with exit code {code}", "its own message is above")
+            self._out.print(f"   {self._progress_of_run()}")
+
+    def _command(self, arguments: list[str], *, interrupt: bool = False) -> int:
+        self._out.print(f"   [bold]$ patchloom {' '.join(arguments)}[/bold]")
+        sys.stdout.flush()
+        before = self._stamp()
+        with _default_interrupt():
+            process = subprocess.Popen([sys.executable, "-m", "patchloom", *arguments])
+        try:
+            if interrupt and os.name == "posix":
+                self._interrupt(process, before)
+            return process.wait()
+        except KeyboardInterrupt:  # it reaches the other process, too
+            process.wait()
+            raise
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+    def _interrupt(self, process: subprocess.Popen[bytes], before: int | None) -> None:
+        run = None
+        while process.poll() is None:
+            time.sleep(0.1)
+            if run is None and self._stamp() not in (None, before):
+                run = patchloom.open(self._run)
+            if run is not None and _part_done(run, self._section.name) >= INTERRUPT_AT:
+                process.send_signal(signal.SIGINT)
+                return
+
+    def _stamp(self) -> int | None:
+        """When the run in the folder was begun, None where there is none."""
+        try:
+            return (self._run / "run.json").stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def _progress_of_run(self) -> str:
+        status = patchloom.open(self._run).status()
+        partial = [f", {image.image} at {image.patches_done / image.patches:.0%}" for image in status.images()
+                   if image.state == "partial"]
+        return f"{status.done} of {status.done + status.failed + status.left} images complete{''.join(partial)}"
+
+    def measure(self) -> Confusion:
+        """Compare the stitched maps with the truth, a band of rows at a time."""
+        run = patchloom.open(self._run)
+        total = Confusion.empty(CLASSES)
+        with self._step(3, "Quality against the truth"):
+            table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold")
+            for title in ("image", *CLASSES, "mean IoU", "pixels right"):
+                table.add_column(title, justify="left" if title == "image" else "right")
+            for scene in self._scenes:
+                stitched, counted = run[scene.name].stitched(), Confusion.empty(CLASSES)
+                for y, truth in rows_of(self._truth / scene.name):
+                    counted += Confusion.of(CLASSES, truth, stitched[y : y + len(truth)])
+                total += counted
+                table.add_row(*_scores(scene.name, counted))
+            table.add_row(*_scores("all", total), style="bold")
+            self._out.print(table)
+        return total
+
+    def look_up(self) -> None:
+        """One patch by image and position."""
+        name, (y, x) = self._section.name, self._place
+        with self._step(4, "Look up one patch"):
+            began = time.perf_counter()
+            labels = patchloom.open(self._run).patch(name, y, x)
+            milliseconds = 1e3 * (time.perf_counter() - began)
+            if labels is None:
+                raise RunError(f"{self._run} has no patch of {name} at {y}, {x}")
+            shares = np.bincount(labels.ravel(), minlength=len(CLASSES)) / labels.size
+            self._out.print(f'   patchloom.open("{self._run}").patch("{name}", {y}, {x})')
+            shown = [f"{name} {share:.0%}" for name, share in zip(CLASSES, shares, strict=True) if share >= 0.005]
+            self._out.print(f"   {labels.dtype} of shape {labels.shape}: {', '.join(shown)}")
+            self._out.print(f"   opened and read in {milliseconds:.0f} ms")
+
+    def draw(self, quality: Confusion) -> None:
+        """Input, prediction and truth of the largest image side by side."""
+        section = self._section
+        with self._step(5, "A picture"):
+            stitched = patchloom.open(self._run)[section.name].stitched()
+            truth = np.concatenate([rows[::OVERVIEW, ::OVERVIEW] for _, rows in rows_of(self._truth / section.name)])
+            size = DETAIL // OVERVIEW
+            top, left = most_varied(truth, size)
+            box = (top / len(truth), left / truth.shape[1], size / len(truth), size / truth.shape[1])
+            predicted = np.concatenate([np.asarray(stitched[y : y + 512 : OVERVIEW, ::OVERVIEW])
+                                        for y in range(0, section.shape[0], 512)])
+            whole = View(overview_of(self._images / section.name), predicted, truth, SPACING * OVERVIEW, box)
+            here = slice(top * OVERVIEW, top * OVERVIEW + DETAIL), slice(left * OVERVIEW, left * OVERVIEW + DETAIL)
+            part = View(window_of(self._images / section.name, *here), np.asarray(stitched[here]),
+                        window_of(self._truth / section.name, *here), SPACING)
+            title = f"{section.name}, {section.shape[0]:,} x {section.shape[1]:,} pixels, predicted in patches of 512"
+            draw_picture(self._picture, title, whole, part, quality)
+            self._out.print(f"   {self._picture}")
+
+    @property
+    def _place(self) -> tuple[int, ...]:
+        """Origin of a patch about the middle of the section."""
+        return tuple(n // 2 // STRIDE * STRIDE for n in self._section.shape)
+
+    def suggest(self) -> None:
+        """Commands to go on with."""
+        name, tiff, (y, x) = self._section.name, self._folder / "classes.tif", self._place
+        self._out.print("\n[bold]What to try next[/bold]")
+        for arguments in (
+            f"status {self._run}", f"patch {self._run} {name} {y} {x} --json",
+            f"export {self._run} {tiff} --image {name}", f"verify {self._run}",
+            "predict YOUR-IMAGES -m YOUR-MODEL.onnx -o run --dry-run",
+        ):
+            self._out.print(f"   patchloom {arguments}")
+
+    @contextmanager
+    def _step(self, number: int, title: str) -> Iterator[None]:
+        self._out.print(f"\n[bold]{number}  {title}[/bold]")
+        began = time.monotonic()
+        yield
+        self._out.print(f"   [dim]{time.monotonic() - began:.1f} s[/dim]")
+
+
+def _scores(name: str, confusion: Confusion) -> tuple[str, ...]:
+    shown = [f"{confusion.iou[label]:.3f}" if label in confusion.iou else "-" for label in CLASSES]
+    return (f"   {name}", *shown, f"{confusion.mean_iou:.3f}", f"{confusion.accuracy:.1%}")
+
+
+def _part_done(run: patchloom.Run, name: str) -> float:
+    found = next((image for image in run.status().images() if image.image == name), None)
+    return found.patches_done / found.patches if found is not None and found.patches else 0.0
+
+
+@contextmanager
+def _default_interrupt() -> Iterator[None]:
+    """A process started in here takes Ctrl-C, also where this one was told to ignore it (``nohup``, ``&``)."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
