@@ -2,7 +2,7 @@
 
     python training/train_demo.py
 
-Needs the packages torch and onnx. Takes about ten minutes on one core; writes ``src/patchloom/demo/demo.onnx`` and
+Needs the packages torch and onnx. Takes a quarter of an hour on one core; writes ``src/patchloom/demo/demo.onnx`` and
 ``training/demo_metrics.json``, which `training/README.md` quotes.
 """
 

@@ -235,10 +235,10 @@ class _Session:
         try:
             yield
         finally:
-            if not (folder / "run.json").exists():
+            if folder.is_dir() and not (folder / "run.json").exists():
                 _discard(folder)
                 (folder / ".lock-guard").unlink(missing_ok=True)
-                if not existed and folder.is_dir():
+                if not existed:
                     folder.rmdir()
 
 

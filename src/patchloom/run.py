@@ -23,6 +23,7 @@ from patchloom.predictions.layout import PlaneInfo, RunLayout, indices
 
 if TYPE_CHECKING:
     from patchloom.predictions.maps import StitchedMap
+    from patchloom.predictions.patches import PatchFile, PatchFiles
     from patchloom.predictions.query import PatchTable
     from patchloom.predictions.verify import Damage
 
@@ -101,7 +102,7 @@ class Run(Mapping[str, "ImagePredictions"]):
         return (row.name for row in self._index.images() if row.patches_done or row.state == "done")
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return self._index.predicted()
 
     def images(self) -> Iterator[str]:
         """Names of the images that have predictions, in order."""
@@ -168,8 +169,8 @@ class Run(Mapping[str, "ImagePredictions"]):
         chosen = self._vector_head(head)
         units = self._index.units() if image is None else list(dict.fromkeys(p.unit for p in self._index.parts(image)))
         files = [self.path / self.layout.table_name(chosen, unit) for unit in units]
-        return PatchTable(files, chosen, self._loop_axes(), self.layout.ndim, where=where, sort=sort, limit=limit,
-                          image=image, current=self._current(chosen, units))
+        return PatchTable(files, chosen, self.layout.ndim, where=where, sort=sort, limit=limit, image=image,
+                          current=self._current(chosen, units))
 
     def status(self) -> RunStatus:
         """How far the run is."""
@@ -233,12 +234,15 @@ class Run(Mapping[str, "ImagePredictions"]):
         """Where everything is."""
         return self._index
 
+    def table(self, head: Head, unit: str, loop_axes: str) -> PatchFile:
+        """Table of one unit; some are kept open."""
+        return self._tables.open(self.path / self.layout.table_name(head, unit), head, loop_axes, self.layout.ndim)
+
     @cached_property
-    def tables(self) -> Any:
-        """Open tables."""
+    def _tables(self) -> PatchFiles:
         from patchloom.predictions.patches import PatchFiles
 
-        return PatchFiles(self.path)
+        return PatchFiles()
 
     @cached_property
     def open_map(self) -> Callable[[str], Any]:
@@ -261,12 +265,6 @@ class Run(Mapping[str, "ImagePredictions"]):
         if head.kind != "vector":
             raise UsageError(f"head {name!r} is a map", f"tables: {', '.join(head.name for head in vectors)}")
         return head
-
-    def _loop_axes(self) -> str:
-        for row in self._index.images():
-            if row.info is not None:
-                return PlaneInfo.from_json(row.info).loop_axes
-        return ""
 
     def _current(self, head: Head, units: Sequence[str]) -> dict[Path, set[str]]:
         return {self.path / self.layout.table_name(head, unit): images
@@ -428,9 +426,10 @@ class ImagePredictions(Mapping[Key, Prediction]):
 
     def _read(self, head: Head, loops: Key, start: Key, parts: Sequence[Part]) -> Prediction:
         if head.kind == "vector":
-            inside = [p for p in parts if p.region.intersect(Region(start, (1,) * len(start))).size]
-            table = self._run.tables.open(self._run.layout.table_name(head, inside[0].unit))
-            return table.row(self.image, loops, start)
+            origin = Region(start, (1,) * len(start))
+            part = next(part for part in parts if part.region.intersect(origin).size)
+            table = self._run.table(head, part.unit, self.info.loop_axes)
+            return table.row(self.image, loops, start, part.offset)
         stitched = self.stitched(head.name)
         whole = Region.whole(self.info.plane)
         area = self._run.layout.map_region(head, self.info.plane, Region(start, self.grid.patch).intersect(whole))

@@ -11,8 +11,8 @@ from patchloom.demo.quality import Confusion
 from patchloom.demo.scenes import CLASSES, Scene
 
 METRICS = Path(__file__).parents[2] / "training" / "demo_metrics.json"
-MARGIN = 0.08
-"""A single scene of one square millimetre is further from the mean than eight of four are."""
+MARGIN = 0.06
+"""Four square millimetres are further from the mean than 32 are."""
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def test_the_model_is_below_a_megabyte_and_names_its_classes(session):
 
 def test_the_model_is_as_good_on_scenes_it_has_not_seen_as_its_documentation_says(session):
     confusion = Confusion.empty(CLASSES)
-    for seed in (700_001, 700_002):
-        rgb, truth = Scene("held out", (1024, 1024), seed).block(0, 0, 1024, 1024)
+    for seed in range(700_001, 700_005):
+        rgb, truth = Scene("held out", (2048, 2048), seed).block(1024, 512, 1024, 1024)
         rgb = imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(rgb, level=85))
         confusion += Confusion.of(CLASSES, truth, scores(session, rgb).argmax(0))
     documented = json.loads(METRICS.read_text(encoding="utf-8"))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -23,7 +25,8 @@ from patchloom.demo.files import overview_of, rows_of, window_of, write_scene
 from patchloom.demo.picture import View, draw_picture, most_varied
 from patchloom.demo.quality import Confusion
 from patchloom.demo.scenes import CLASSES, SCENES, SPACING, Scene
-from patchloom.errors import Interrupted, RunError
+from patchloom.errors import Interrupted, OutputError, PatchloomError, RunError, UsageError
+from patchloom.run import ImagePredictions
 
 __all__ = ["run_demo"]
 
@@ -73,6 +76,10 @@ def run_demo(folder: Path, *, console: Console, scenes: Sequence[Scene] = SCENES
         tour.draw(quality)
     except KeyboardInterrupt:
         raise Interrupted("stopped cleanly", f"run it again: scenes in {folder} are kept") from None
+    except PatchloomError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{error.filename or folder}: {error.strerror or error}", "choose another folder") from error
     tour.suggest()
     out.print(f"\n{time.monotonic() - started:.0f} seconds in all")
     return 0
@@ -100,12 +107,13 @@ class Tour:
             for scene in self._scenes:
                 size = (self._images / scene.name).stat().st_size / 1e6
                 pixels = f"{scene.shape[0]:,} x {scene.shape[1]:,} pixels"
-                self._out.print(f"   {self._images / scene.name!s:<44} {pixels:>21}  {size:5.1f} MB")
-            self._out.print("   made just now" if missing else "   made by an earlier demo, used again")
+                self._say(f"{self._images / scene.name!s:<44} {pixels:>21}  {size:5.1f} MB")
+            self._say("made just now" if missing else "made by an earlier demo, used again")
 
     def _write(self, scenes: list[Scene]) -> None:
         columns = (TextColumn("   {task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self._console, transient=True) as progress:
+        quiet = not self._console.is_terminal
+        with Progress(*columns, console=self._console, transient=True, disable=quiet) as progress:
             task = progress.add_task("making scenes", total=sum(scene.shape[0] * scene.shape[1] for scene in scenes))
             for scene in scenes:
                 write_scene(scene, self._images / scene.name, self._truth / scene.name,
@@ -116,15 +124,15 @@ class Tour:
         command = ["predict", str(self._images), "-m", str(self._model), "-o", str(self._run), *OPTIONS, "--overwrite"]
         with self._step(2, "Predict, interrupted once on purpose"):
             code = self._command(command, interrupt=True)
-            if code == 130:
-                self._out.print(f"   interrupted, exit code {code}: {self._progress_of_run()}")
+            if code in (130, -signal.SIGINT):  # the latter where it ended just before it was told to
+                self._say(f"interrupted, exit code {code}: {self._progress_of_run()}")
                 code = self._command(["resume", str(self._run)])
             if code != 0:
                 raise RunError(f"the run in {self._run} ended with exit code {code}", "its own message is above")
-            self._out.print(f"   {self._progress_of_run()}")
+            self._say(self._progress_of_run())
 
     def _command(self, arguments: list[str], *, interrupt: bool = False) -> int:
-        self._out.print(f"   [bold]$ patchloom {' '.join(arguments)}[/bold]")
+        self._say(f"$ patchloom {shlex.join(arguments)}", "bold")
         sys.stdout.flush()
         before = self._stamp()
         with _default_interrupt():
@@ -146,8 +154,10 @@ class Tour:
             time.sleep(0.1)
             if run is None and self._stamp() not in (None, before):
                 run = patchloom.open(self._run)
-            if run is not None and _part_done(run, self._section.name) >= INTERRUPT_AT:
-                process.send_signal(signal.SIGINT)
+            done = _part_done(run, self._section.name) if run is not None else 0
+            if done >= INTERRUPT_AT:
+                if done < 1:
+                    process.send_signal(signal.SIGINT)
                 return
 
     def _stamp(self) -> int | None:
@@ -164,22 +174,26 @@ class Tour:
         return f"{status.done} of {status.done + status.failed + status.left} images complete{''.join(partial)}"
 
     def measure(self) -> Confusion:
-        """Compare the stitched maps with the truth, a band of rows at a time."""
+        """Compare the stitched maps with the truth, a band of rows at a time; gives the section's quality."""
         run = patchloom.open(self._run)
-        total = Confusion.empty(CLASSES)
+        counts = []
         with self._step(3, "Quality against the truth"):
-            table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold")
-            for title in ("image", *CLASSES, "mean IoU", "pixels right"):
-                table.add_column(title, justify="left" if title == "image" else "right")
+            images, classes = _table("image", "mean IoU", "pixels right"), _table("class", "IoU", "part of the truth")
             for scene in self._scenes:
-                stitched, counted = run[scene.name].stitched(), Confusion.empty(CLASSES)
+                counted = Confusion.empty(CLASSES)
+                stitched = run[scene.name].stitched()
                 for y, truth in rows_of(self._truth / scene.name):
-                    counted += Confusion.of(CLASSES, truth, stitched[y : y + len(truth)])
-                total += counted
-                table.add_row(*_scores(scene.name, counted))
-            table.add_row(*_scores("all", total), style="bold")
-            self._out.print(table)
-        return total
+                    counted += Confusion.of(CLASSES, truth, np.asarray(stitched[y : y + len(truth)]))
+                images.add_row(f"   {scene.name}", f"{counted.mean_iou:.3f}", f"{counted.accuracy:.1%}")
+                counts.append(counted)
+            total = sum(counts, Confusion.empty(CLASSES))
+            images.add_row("   all", f"{total.mean_iou:.3f}", f"{total.accuracy:.1%}", style="bold")
+            for name, share in total.shares.items():
+                classes.add_row(f"   {name}", f"{total.iou[name]:.3f}" if name in total.iou else "-", f"{share:.1%}")
+            self._out.print(images)
+            self._out.print()
+            self._out.print(classes)
+        return counts[0]
 
     def look_up(self) -> None:
         """One patch by image and position."""
@@ -191,29 +205,30 @@ class Tour:
             if labels is None:
                 raise RunError(f"{self._run} has no patch of {name} at {y}, {x}")
             shares = np.bincount(labels.ravel(), minlength=len(CLASSES)) / labels.size
-            self._out.print(f'   patchloom.open("{self._run}").patch("{name}", {y}, {x})')
+            self._say(f'patchloom.open("{self._run}").patch("{name}", {y}, {x})')
             shown = [f"{name} {share:.0%}" for name, share in zip(CLASSES, shares, strict=True) if share >= 0.005]
-            self._out.print(f"   {labels.dtype} of shape {labels.shape}: {', '.join(shown)}")
-            self._out.print(f"   opened and read in {milliseconds:.0f} ms")
+            self._say(f"{labels.dtype} of shape {labels.shape}: {', '.join(shown)}")
+            self._say(f"opened and read in {milliseconds:.0f} ms")
 
     def draw(self, quality: Confusion) -> None:
         """Input, prediction and truth of the largest image side by side."""
         section = self._section
         with self._step(5, "A picture"):
-            stitched = patchloom.open(self._run)[section.name].stitched()
-            truth = np.concatenate([rows[::OVERVIEW, ::OVERVIEW] for _, rows in rows_of(self._truth / section.name)])
+            predictions = patchloom.open(self._run)[section.name]
+            stitched = predictions.stitched()
+            bands = rows_of(self._truth / section.name)
+            truth = np.concatenate([rows[::OVERVIEW, ::OVERVIEW].copy() for _, rows in bands])
             size = DETAIL // OVERVIEW
             top, left = most_varied(truth, size)
             box = (top / len(truth), left / truth.shape[1], size / len(truth), size / truth.shape[1])
-            predicted = np.concatenate([np.asarray(stitched[y : y + 512 : OVERVIEW, ::OVERVIEW])
-                                        for y in range(0, section.shape[0], 512)])
-            whole = View(overview_of(self._images / section.name), predicted, truth, SPACING * OVERVIEW, box)
+            overview = overview_of(self._images / section.name)
+            whole = View(overview, _reduced(predictions), truth, SPACING * OVERVIEW, box)
             here = slice(top * OVERVIEW, top * OVERVIEW + DETAIL), slice(left * OVERVIEW, left * OVERVIEW + DETAIL)
             part = View(window_of(self._images / section.name, *here), np.asarray(stitched[here]),
                         window_of(self._truth / section.name, *here), SPACING)
             title = f"{section.name}, {section.shape[0]:,} x {section.shape[1]:,} pixels, predicted in patches of 512"
             draw_picture(self._picture, title, whole, part, quality)
-            self._out.print(f"   {self._picture}")
+            self._say(str(self._picture))
 
     @property
     def _place(self) -> tuple[int, ...]:
@@ -229,19 +244,34 @@ class Tour:
             f"export {self._run} {tiff} --image {name}", f"verify {self._run}",
             "predict YOUR-IMAGES -m YOUR-MODEL.onnx -o run --dry-run",
         ):
-            self._out.print(f"   patchloom {arguments}")
+            self._say(f"patchloom {arguments}")
+
+    def _say(self, text: str, style: str = "") -> None:
+        self._out.print(f"   {text}", markup=False, style=style)
 
     @contextmanager
     def _step(self, number: int, title: str) -> Iterator[None]:
         self._out.print(f"\n[bold]{number}  {title}[/bold]")
         began = time.monotonic()
         yield
-        self._out.print(f"   [dim]{time.monotonic() - began:.1f} s[/dim]")
+        self._say(f"{time.monotonic() - began:.1f} s", "dim")
 
 
-def _scores(name: str, confusion: Confusion) -> tuple[str, ...]:
-    shown = [f"{confusion.iou[label]:.3f}" if label in confusion.iou else "-" for label in CLASSES]
-    return (f"   {name}", *shown, f"{confusion.mean_iou:.3f}", f"{confusion.accuracy:.1%}")
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    table.add_column(f"   {first}")
+    for title in others:
+        table.add_column(title, justify="right")
+    return table
+
+
+def _reduced(predictions: ImagePredictions) -> NDArray[np.uint8]:
+    """Every 16th row and column of a map, read from its pyramid."""
+    for level in range(OVERVIEW.bit_length() - 1, 0, -1):
+        with suppress(UsageError):  # a small map has fewer levels
+            step = OVERVIEW >> level
+            return np.asarray(predictions.stitched(level=level)[::step, ::step])
+    return np.asarray(predictions.stitched()[::OVERVIEW, ::OVERVIEW])
 
 
 def _part_done(run: patchloom.Run, name: str) -> float:

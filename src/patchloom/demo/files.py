@@ -148,7 +148,8 @@ def rows_of(path: Path) -> Iterator[tuple[int, Bytes]]:
     with tifffile.TiffFile(path) as file:
         page: Any = file.pages.first
         band = np.empty((page.tilelength, page.imagewidth), np.uint8)
-        for tile, (_, _, y, x, _), (_, height, width, _) in page.segments(maxworkers=1):
+        for tile, (_, _, y, x, _), _ in page.segments(maxworkers=1):
+            height, width = min(page.tilelength, page.imagelength - y), min(page.tilewidth, page.imagewidth - x)
             band[:height, x : x + width] = tile[0, :height, :width, 0]
             if x + width == page.imagewidth:
                 yield y, band[:height]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,7 @@ class Submission:
     files: list[FileRecord] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    written: threading.Event | None = None
 
 
 class Commits:
@@ -73,7 +75,7 @@ class Commits:
         self.abort: Callable[[BaseException], None] = lambda error: None
         self._queue: queue.Queue[Submission | None] = queue.Queue(WAITING)
         self._lock = threading.Lock()
-        self._group: list[UnitPart] = []
+        self._groups: dict[str, list[UnitPart]] = {}
         self._group_since = 0.0
         self._broken = False
         self._thread = threading.Thread(target=self._acknowledge, name="patchloom-commit")
@@ -92,20 +94,26 @@ class Commits:
             "files": self._named(files)}]))
 
     def forget(self, image: str) -> None:
-        """Record that an image changed: what was predicted of it counts no more."""
-        self._submit(Submission(records=[{"is": "forgotten", "image": image}]))
+        """Record that an image changed: what was predicted of it counts no more, and its maps are removed."""
+        written = threading.Event()
+        self._submit(Submission(records=[{"is": "forgotten", "image": image}], written=written))
+        while not written.wait(1.0) and not self._broken:
+            pass
+        for head in self._layout.dense_heads:
+            shutil.rmtree(self._layout.folder / self._layout.map_name(head, image), ignore_errors=True)
 
     def fail_unopened(self, image: str, error: ImageError) -> None:
         """Record that an image could not be opened."""
-        failed = {"is": "failed", "image": image, "kind": error.kind, "message": str(error)}
-        self._submit(Submission(records=[failed], events=[ImageFailed(image, error.kind, str(error))]))
+        failed = {"is": "failed", "image": image, "kind": error.kind, "message": error.message}
+        self._submit(Submission(records=[failed], events=[ImageFailed(image, error.kind, error.message)]))
         if self._raise_failures:
             self.abort(error)
 
     def fail(self, work: ImageWork, error: ImageError) -> None:
         """Record that an image is given up."""
         with self._lock:
-            self._group = [part for part in self._group if part.work is not work]
+            for axes, group in self._groups.items():
+                self._groups[axes] = [part for part in group if part.work is not work]
         self.fail_unopened(work.name, error)
 
     def finish(self, part: UnitPart) -> list[Task]:
@@ -121,8 +129,8 @@ class Commits:
     def flush(self) -> list[Task]:
         """Tasks that commit what was held back."""
         with self._lock:
-            group, self._group = self._group, []
-        return [lambda: self._commit(group)] if group else []
+            groups, self._groups = self._groups, {}
+        return [lambda group=group: self._commit(group) for group in groups.values()]
 
     def complete(self, work: ImageWork) -> None:
         """Finish an image whose parts are all submitted: the upper levels of its pyramids, then its record."""
@@ -151,14 +159,17 @@ class Commits:
             self._commit([part])
             return
         with self._lock:
-            if not self._group:
+            if not self._groups:
                 self._group_since = time.monotonic()
-            self._group.append(part)
-            full = sum(p.patches for p in self._group) >= GROUP_PATCHES
+            # Tables have a column for each loop axis: images with other axes make units of their own.
+            group = self._groups.setdefault(part.work.loop_axes, [])
+            group.append(part)
+            full = sum(p.patches for p in group) >= GROUP_PATCHES
             if not full and time.monotonic() - self._group_since < GROUP_SECONDS:
                 return
-            group, self._group = self._group, []
-        self._commit(group)
+            groups, self._groups = self._groups, {}
+        for group in groups.values():
+            self._commit(group)
 
     def _commit(self, parts: list[UnitPart]) -> None:
         parts = sorted((p for p in parts if not p.work.failed), key=lambda p: (p.work.name, p.loops, p.region.start))
@@ -169,7 +180,7 @@ class Commits:
         files = [record for part in parts for record in part.records]
         for head in self._layout.vector_heads:
             rows: list[UnitRows] = [part.rows_of(head.name) for part in parts]
-            table = encode_unit(head, parts[0].loop_axes, self._layout.ndim, rows)
+            table = encode_unit(head, parts[0].work.loop_axes, self._layout.ndim, rows)
             files.append(write_file(self._layout.folder / self._layout.table_name(head, unit), table))
         self._submit(self._unit_submission(unit, parts, files))
         for part in parts:
@@ -245,6 +256,8 @@ class Commits:
         for i, record in enumerate(records, 1):
             self._journal.append(record, durable=i == len(records))
         for submission in submissions:
+            if submission.written is not None:
+                submission.written.set()
             for event in submission.events:
                 self._emit(event)
 

@@ -75,8 +75,8 @@ def execute(
         raise
     finally:
         commits.close()
-        index.refresh()
     pipeline.raise_error()
+    index.refresh()
     finished = _finished(index, time.monotonic() - begin, counter.patches, stopped.is_set())
     emit(finished)
     return finished

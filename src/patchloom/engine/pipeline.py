@@ -222,17 +222,18 @@ class Pipeline:
         return lambda: self._predict(patches)
 
     def _predict(self, patches: Patches) -> None:
-        batch = self._fill(patches)
+        self._call(self._fill(patches), patches)
+
+    def _call(self, batch: NDArray[Any], patches: Patches) -> None:
         try:
             heads = self._predictor(batch, len(patches))
         except MemoryError as error:
-            self._halve(error)
-            half = self._batch
+            half = self._halved(len(patches), error)
             for i in range(0, len(patches), half):
                 part = patches[i : i + half]
-                self._place(part, self._predictor(self._predictor.part(batch, i, len(part)), len(part)))
-            return
-        self._place(patches, heads)
+                self._call(self._predictor.part(batch, i, len(part)), part)
+        else:
+            self._place(patches, heads)
 
     def _fill(self, patches: Patches) -> NDArray[Any]:
         batch, slots = self._predictor.batch(self._local, len(patches))
@@ -288,9 +289,11 @@ class Pipeline:
             self._decoded_bytes -= sum(sweep.blocks.abandon() for sweep in work.sweeps)
         self._units.fail(work, error)
 
-    def _halve(self, error: MemoryError) -> None:
+    def _halved(self, patches: int, error: MemoryError) -> int:
+        """Smaller batch from here on, after one of so many `patches` did not fit."""
+        if patches == 1:
+            raise MemoryBudgetError("the model runs out of memory with a single patch",
+                                    "choose a smaller patch, or a device with more memory") from error
         with self._changed:
-            if self._batch == 1:
-                raise MemoryBudgetError("the model runs out of memory with a single patch",
-                                        "choose a smaller patch, or a device with more memory") from error
-            self._batch = max(1, self._batch // 2)
+            self._batch = min(self._batch, max(1, patches // 2))
+        return max(1, patches // 2)

@@ -8,31 +8,22 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from patchloom.config import Config
-from patchloom.engine.memory import available_memory, resident_memory
+from patchloom.engine.budget import allowed_memory, size_text
 from patchloom.engine.pipeline import Limits
 from patchloom.engine.predictor import Predictor
-from patchloom.engine.reading import BLOCK, BLOCK_DEPTH
 from patchloom.engine.survey import Survey
-from patchloom.errors import MemoryBudgetError
-from patchloom.geometry.units import CHUNK, CHUNKS_A_UNIT, WIDTH, WIDTH_3D
 from patchloom.models.model import Head, Model
 from patchloom.predictions.layout import PlaneInfo, RunLayout
 
-__all__ = ["Plan", "allowed_memory", "check_memory", "choose_batch", "decoded_bytes", "machine_threads", "make_plan",
-           "projected_memory", "unit_width"]
+__all__ = ["Plan", "choose_batch", "machine_threads", "make_plan"]
 
-MEBIBYTE = 1 << 20
 PROBE_BATCHES = (4, 16, 64)
 SLOW = 0.02
 """Seconds a patch above which larger batches are not tried on a CPU: workers are equal, and each has a core."""
 GAIN = 0.9
 PIXELS_A_BATCH = 4 * 512 * 512
 """Pixels of a batch for models that are not probed: plain functions, whose calls a user may count."""
-OVERHEAD = 128 * MEBIBYTE
-"""Allowance for the interpreter's and the codecs' own buffers."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +86,6 @@ class Plan:
         return {name: getattr(self, name) for name in names} | {"heads": heads, "hints": list(self.hints)}
 
 
-def size_text(size: float) -> str:
-    """Bytes as people read them: ``41 GB``, ``6.1 GB``."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:.1f} {unit}" if size < 10 and unit != "B" else f"{size:.0f} {unit}"
-        size /= 1000
-    raise AssertionError
-
-
 def describe(head: Head) -> str:
     """One head in a line."""
     shape = "x".join(map(str, head.shape)) or "one number"
@@ -154,49 +136,11 @@ def _seconds(predictor: Predictor, batch: int) -> float:
     return (time.perf_counter() - start) / batch
 
 
-def unit_width(layout: RunLayout, memory: int, fixed: int, channels: int, dtype: np.dtype[Any]) -> int | None:
-    """Pixels across a unit so that the run fits into its memory; None where that is no constraint."""
-    width = WIDTH if layout.ndim == 2 else WIDTH_3D
-    least = CHUNK * CHUNKS_A_UNIT
-    while width > least and fixed + _sweep_bytes(layout, width, channels, dtype) > memory:
-        width //= 2
-    return None if width == (WIDTH if layout.ndim == 2 else WIDTH_3D) else width
-
-
-def decoded_bytes(layout: RunLayout, width: int, channels: int, dtype: np.dtype[Any]) -> int:
-    """Decoded pixels that may be held: what two patch rows across a unit need."""
-    depth = BLOCK_DEPTH if layout.ndim == 3 else BLOCK
-    rows = layout.patch[0] + layout.stride[0] + 2 * depth
-    across = math.prod(width + p + BLOCK for p in layout.patch[1:])
-    return rows * across * channels * dtype.itemsize
-
-
-def _sweep_bytes(layout: RunLayout, width: int, channels: int, dtype: np.dtype[Any]) -> int:
-    stitched = 0
-    if layout.dense_heads:
-        unit = RunLayout(layout.folder, layout.config, layout.ndim, layout.raw_heads, width).units((1,) * layout.ndim).unit
-        # A patch row may reach into several units, one more is being written, one kept for the next.
-        rows = -(-layout.patch[0] // unit[0]) + 3
-        weighted = layout.config.blend != "crop"
-        for raw, head in zip(layout.raw_heads, layout.heads, strict=True):
-            if head.kind == "dense":
-                pixels = math.prod(int(u * s) for u, s in zip(unit, head.scale, strict=True))
-                itemsize = 4 * (raw.channels or 1) if weighted else head.dtype.itemsize * (head.channels or 1)
-                stitched += rows * pixels * itemsize
-    return stitched + decoded_bytes(layout, width, channels, dtype)
-
-
 def make_plan(
     found: Survey, layout: RunLayout, model: Model, predictor: Predictor, limits: Limits, memory: int,
     hints: tuple[str, ...] = (),
 ) -> Plan:
-    """Add up what the survey found.
-
-    Raises
-    ------
-    MemoryBudgetError
-        If the run would not fit into its memory.
-    """
+    """Add up what the survey found."""
     patches = units = bytes_out = 0
     for size in found.sizes:
         info = PlaneInfo(size.plane)
@@ -214,28 +158,3 @@ def make_plan(
         found.images, round(found.unreadable * factor), round(patches * factor), round(units * factor),
         round(bytes_out * factor), memory, allowed_memory(layout.config), model.info.device, limits.batch, limits.threads,
         layout.heads, found.estimated, hints)
-
-
-def allowed_memory(config: Config) -> int:
-    """The budget: what the user says, else a quarter of what the machine has."""
-    return config.memory if config.memory is not None else available_memory() // 4
-
-
-def projected_memory(
-    layout: RunLayout, predictor: Predictor, batch: int, call_bytes: int, channels: int, dtype: np.dtype[Any],
-    width: int, found: Survey,
-) -> int:
-    """Peak resident bytes: what the process takes now, the model calls, decoded pixels and unfinished units."""
-    calls = predictor.at_once * batch * max(call_bytes, predictor.bytes_a_patch)
-    across = min(width, max((max(size.plane[1:]) for size in found.sizes), default=width))
-    largest_chunk = max((math.prod(size.chunks) * size.channels * size.dtype.itemsize for size in found.sizes), default=0)
-    return resident_memory() + calls + _sweep_bytes(layout, across, channels, dtype) + 2 * largest_chunk + OVERHEAD
-
-
-def check_memory(projected: int, allowed: int) -> None:
-    """Raise MemoryBudgetError where a run would not fit."""
-    if projected > allowed:
-        raise MemoryBudgetError(
-            f"the run would take {size_text(projected)} of memory, and {size_text(allowed)} are allowed",
-            "raise --memory, or choose a smaller --batch, fewer --threads or a smaller --patch")
-

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from patchloom.config import Config
 from patchloom.engine import plan as planning
+from patchloom.engine.budget import Budget, allowed_memory, check_memory
 from patchloom.engine.memory import resident_memory
 from patchloom.engine.pipeline import Limits
 from patchloom.engine.plan import Plan
@@ -155,15 +156,15 @@ def prepare(
     else:
         heads_given = heads
     predictor = predictor_for(model, heads_given)
-    memory = planning.allowed_memory(config)
+    memory = allowed_memory(config)
     batch = planning.choose_batch(config, model, predictor, memory)
-    fixed = resident_memory() + predictor.at_once * batch * max(call_bytes, predictor.bytes_a_patch)
-    width = document.unit_width if document is not None else planning.unit_width(layout, memory, fixed, channels, dtype)
+    calls = predictor.at_once * batch * max(call_bytes, predictor.bytes_a_patch)
+    budget = Budget.of(layout, channels, image_dtype, resident_memory() + calls, found)
+    width = document.unit_width if document is not None else budget.width(memory)
     layout = layout_of(config, ndim, heads, width)
-    across = width or (planning.WIDTH if ndim == 2 else planning.WIDTH_3D)
-    projected = planning.projected_memory(layout, predictor, batch, call_bytes, channels, dtype, across, found)
-    planning.check_memory(projected, memory)
-    limits = Limits(threads, batch, planning.decoded_bytes(layout, across, channels, dtype))
+    projected = budget.projected(width)
+    check_memory(projected, memory)
+    limits = Limits(threads, batch, budget.decoded(width))
     return Ready(layout, model, predictor, limits, channels, image_dtype, memory, projected,
                  _hints(model, config, image_dtype))
 

@@ -133,11 +133,6 @@ class UnitPart:
                 self._opened = True
 
     @property
-    def loop_axes(self) -> str:
-        """Axes that `loops` are indices on."""
-        return self.work.loop_axes
-
-    @property
     def bad_patches(self) -> int:
         """Patches with a prediction that is not finite."""
         return self._bad

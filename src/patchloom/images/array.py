@@ -1,83 +1,104 @@
-"""Arrays as images, and which axes an array has that does not say."""
+"""Images in memory: NumPy, and whatever has a shape, a dtype and slices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.errors import ImageMismatchError
-from patchloom.geometry.axes import check_axes
+from patchloom.errors import ImageMismatchError, UnreadableImageError
 from patchloom.geometry.region import Region
+from patchloom.images.guess import axes_or_guess, blocks
 from patchloom.images.image import ImageInfo
 
-__all__ = ["ArrayImage", "guess_axes"]
-
-FEW_CHANNELS = 4
-BLOCK = 512
-GUESSES = {2: "YX", 4: "CZYX", 5: "TCZYX", 6: "STCZYX"}
+__all__ = ["ArrayImage", "check_dtype"]
 
 
-def guess_axes(shape: Sequence[int], axes: str | None, name: str) -> str:
-    """Axes of an array: what the user says, else by the number of its axes.
-
-    2-D is YX. 3-D is YXC where the last axis is at most 4 long, else CYX where the first is, else ZYX. 4-D is CZYX,
-    5-D TCZYX, 6-D STCZYX.
+def check_dtype(where: object, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return a type of number in native byte order, or refuse what is no number.
 
     Raises
     ------
     ImageMismatchError
-        If the axes do not fit the array.
+        If pixels are objects, texts or records.
     """
-    if axes is None:
-        if len(shape) == 3:
-            axes = "YXC" if shape[-1] <= FEW_CHANNELS else "CYX" if shape[0] <= FEW_CHANNELS else "ZYX"
-        else:
-            axes = GUESSES.get(len(shape), "")
-    try:
-        return check_axes(axes, shape)
-    except ValueError as error:
-        raise ImageMismatchError(f"{name}: {error}", "name the axes with --axes, such as YXC or TCYX") from None
+    if dtype.kind not in "biufc":
+        raise ImageMismatchError(f"{where}: values of type {dtype} are not pixels",
+                                 "save it as an array of numbers; objects are never unpickled")
+    return dtype.newbyteorder("=")
 
 
 class ArrayImage:
-    """In-memory (or lazily sliced) array as an image.
+    """An array as an image.
 
     Parameters
     ----------
     array
-        Anything with `shape`, `dtype` and slicing: NumPy, Zarr, a memory map, a tensor on the CPU.
+        NumPy, Zarr, dask or h5py array, a torch tensor, or anything else that has `shape` and slices that NumPy can
+        convert. Nothing is copied; slices of lazy arrays are computed when they are read, from several threads.
     axes
-        Its axes; guessed where None.
+        Letters out of ``STCZYX``; guessed from the shape where they are not given, see `guess_axes`.
     name
         For messages.
+
+    Examples
+    --------
+    >>> ArrayImage(np.zeros((20, 30, 3), np.uint8)).info.axes
+    'YXC'
+
+    Raises
+    ------
+    ImageMismatchError
+        If the array cannot be an image, or `axes` do not fit its shape.
     """
 
     def __init__(self, array: Any, axes: str | None = None, name: str = "array") -> None:
-        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+        if not hasattr(array, "shape"):
             array = np.asarray(array)
-        elif not isinstance(array.dtype, np.dtype):  # a tensor of another library
-            array = np.asarray(array)
-        shape = tuple(int(n) for n in array.shape)
-        axes = guess_axes(shape, axes, name)
-        dtype = np.dtype(array.dtype)
-        if dtype.kind not in "biuf" or 0 in shape:
-            raise ImageMismatchError(f"{name}: shape {shape} and dtype {dtype} are not an image", "give numbers")
-        self._array, self._dtype = array, dtype.newbyteorder("=")
-        chunk = tuple(min(n, BLOCK) if axis in "YX" else 1 if axis in "STZ" else n
-                      for axis, n in zip(axes, shape, strict=True))
-        self._info = ImageInfo(axes, (shape,), self._dtype, (chunk,))
-
-    @property
-    def info(self) -> ImageInfo:
-        """Shape, axes and so on."""
-        return self._info
+        shape = tuple(map(int, array.shape))
+        found = axes_or_guess(name, shape, axes)
+        dtype = check_dtype(name, _dtype(array, len(shape)))
+        chunks = _chunks(array, shape) or blocks(found, shape)
+        self.info = ImageInfo(found, (shape,), dtype, (chunks,))
+        self._array = array
+        self._name = name
 
     def read(self, region: Region, level: int = 0) -> NDArray[Any]:
-        """Pixels of `region`: a view where the array gives one."""
-        return np.asarray(self._array[region.slices], self._dtype)
+        """Slice the array; a view of a NumPy array. See `Image.read`."""
+        if level != 0:
+            raise ImageMismatchError(f"{self._name} has no level {level}", "arrays have level 0 only")
+        if any(a < 0 or b > n for a, b, n in zip(region.start, region.stop, self.info.shape, strict=True)):
+            raise ValueError(f"region {region} reaches beyond the shape {self.info.shape}")
+        part = self._array[region.slices]
+        if type(part) is not np.ndarray:
+            try:
+                part = np.asarray(part)
+            except Exception as error:  # lazy arrays raise whatever their source does
+                raise UnreadableImageError(f"{self._name}: {error}") from error
+        return part.astype(self.info.dtype, copy=False)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: the array is the caller's."""
+
+    def __repr__(self) -> str:
+        return f"<ArrayImage {self._name} {self.info.axes} {self.info.shape} {self.info.dtype}>"
+
+
+def _dtype(array: Any, ndim: int) -> np.dtype[Any]:
+    dtype = getattr(array, "dtype", None)
+    if isinstance(dtype, np.dtype):
+        return dtype
+    return np.asarray(array[(slice(0, 0),) * ndim]).dtype  # tensors have types of their own
+
+
+def _chunks(array: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Chunks of a Zarr, h5py or dask array."""
+    chunks = getattr(array, "chunks", None)
+    if not isinstance(chunks, tuple) or len(chunks) != len(shape):
+        return None
+    first = [c[0] if isinstance(c, tuple) and c else c for c in chunks]
+    if not all(isinstance(c, (int, np.integer)) and c > 0 for c in first):
+        return None
+    return tuple(min(int(c), n) for c, n in zip(first, shape, strict=True))
+

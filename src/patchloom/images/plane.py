@@ -1,7 +1,8 @@
-"""An image as the engine sees it: planes with channels in front, one level, chosen channels, everything else a loop."""
+"""The engine's view of an image: planes of ``(C, [Z,] Y, X)``, whatever order the file has its axes in."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
@@ -12,143 +13,227 @@ from numpy.typing import NDArray
 from patchloom.errors import ImageMismatchError
 from patchloom.geometry.axes import AXES, LOOP_AXES, spatial_axes
 from patchloom.geometry.region import Region
-from patchloom.images.image import Image
+from patchloom.images.image import Image, ImageInfo
 
 __all__ = ["Plane", "Planes", "planes"]
 
 
 class Plane:
-    """Two- or three-dimensional part of an image at one index of its other axes.
+    """One place on the loop axes of an image, at one level, with the selected channels.
 
     Parameters
     ----------
     image
-        Where the pixels come from.
+        Where pixels come from.
     level
         Resolution level.
-    channels
-        Indices of the channels that are read, in order; None for all.
-    loops
-        Index on each axis that is iterated over, such as ``{"T": 3}``.
     ndim
-        Spatial axes.
+        Number of spatial axes, 2 or 3.
+    channels
+        Indices in the order wanted.
+    at
+        Index on each loop axis.
     """
 
     def __init__(
-        self, image: Image, level: int, channels: tuple[int, ...] | None, loops: dict[str, int], ndim: int
+        self, image: Image, level: int, ndim: int, channels: tuple[int, ...], at: dict[str, int]
     ) -> None:
-        info, axes = image.info, spatial_axes(ndim)
-        self._image, self._level, self._selected, self.loops = image, level, channels, loops
-        self.shape = tuple(info.extent(axis, level) for axis in axes)
-        self.channels = len(channels) if channels is not None else info.extent("C", level)
-        self.dtype = info.dtype
-        chunk = info.chunks[level]
-        self.chunks = tuple(chunk[info.axes.index(axis)] for axis in axes)
-        self._spatial = axes
+        info = image.info
+        space = spatial_axes(ndim)
+        self._image = image
+        self._level = level
+        self._axes = info.axes
+        self._indices = channels
+        self._at = at
+        self._runs = _runs(channels, info, level)
+        kept = [letter for letter in info.axes if letter not in at]
+        self._squeeze = tuple(0 if letter in at else slice(None) for letter in info.axes)
+        self._order = [kept.index(letter) for letter in ("C" + space if "C" in kept else space)]
+        self.shape: tuple[int, ...] = tuple(info.extent(letter, level) for letter in space)
+        """Extents ([z,] y, x) in pixels of the level."""
+        self.channels: int = len(channels)
+        """Number of channels; 1 where the image has no channel axis."""
+        self.dtype: np.dtype[Any] = info.dtype
+        """Of the pixels."""
+        chunk = dict(zip(info.axes, info.chunks[level], strict=True))
+        self.chunks: tuple[int, ...] = tuple(chunk[letter] for letter in space)
+        """Extents ([z,] y, x) of the blocks that are decoded at once."""
+
+    @property
+    def loops(self) -> dict[str, int]:
+        """Index on each loop axis, in the order STCZYX."""
+        return dict(self._at)
 
     def read(self, region: Region) -> NDArray[Any]:
-        """Pixels of a region of the plane: ``(C, [Z,] Y, X)``, where possible a view of the decoded chunk."""
-        info = self._image.info
-        spatial = dict(zip(self._spatial, zip(region.start, region.shape, strict=True), strict=True))
-        channels = self._channel_range()
-        box = [spatial[axis] if axis in spatial else (channels.start, len(channels)) if axis == "C" else
-               (self.loops[axis], 1) for axis in info.axes]
-        start, shape = zip(*box, strict=True)
-        pixels = self._image.read(Region(start, shape), self._level)
-        kept = [axis for axis in info.axes if axis in spatial or axis == "C"]
-        pixels = pixels[tuple(slice(None) if axis in kept else 0 for axis in info.axes)]
-        if "C" not in kept:
-            pixels, kept = pixels[None], ["C", *kept]
-        pixels = pixels.transpose([kept.index(axis) for axis in "C" + self._spatial])
-        if self._selected is None or self._selected == tuple(channels):
-            return pixels
-        return pixels[[channel - channels.start for channel in self._selected]]
+        """Decode a part of the plane.
 
-    def _channel_range(self) -> range:
-        if self._selected is None:
-            return range(self._image.info.extent("C", self._level))
-        return range(min(self._selected), max(self._selected) + 1)
+        Parameters
+        ----------
+        region
+            ([z,] y, x), inside the plane.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(C, [Z,] Y, X)``: a view of what was decoded wherever that is possible, so it is not written to and in any
+            order in memory.
+        """
+        runs = self._runs
+        if len(runs) == 1:
+            return self._read_run(region, *runs[0])
+        out = np.empty((self.channels, *region.shape), self.dtype)
+        place = 0
+        for run in runs:
+            part = self._read_run(region, *run)
+            out[place : place + len(part)] = part
+            place += len(part)
+        return out
+
+    def _read_run(self, region: Region, low: int, high: int, pick: slice | list[int] | None) -> NDArray[Any]:
+        space = spatial_axes(len(self.shape))
+        start, shape = [], []
+        for letter in self._axes:
+            if letter == "C":
+                start.append(low)
+                shape.append(high - low)
+            elif letter in self._at:
+                start.append(self._at[letter])
+                shape.append(1)
+            else:
+                axis = space.index(letter)
+                start.append(region.start[axis])
+                shape.append(region.shape[axis])
+        pixels = self._image.read(Region(tuple(start), tuple(shape)), self._level)[self._squeeze]
+        pixels = pixels.transpose(self._order)
+        if len(self._order) == len(space):
+            pixels = pixels[None]
+        return pixels if pick is None else pixels[pick]
+
+
+Run = tuple[int, int, slice | list[int] | None]
+
+
+def _runs(channels: tuple[int, ...], info: ImageInfo, level: int) -> list[Run]:
+    """Reads that give the channels: ``[low, high)`` and what to take of it.
+
+    One read where the channels lie in blocks next to each other; else one for each channel, so that nothing between
+    them is decoded.
+    """
+    if "C" not in info.axes:
+        return [(0, 1, None)]
+    block = info.chunks[level][info.axes.index("C")]
+    touched = {channel // block for channel in channels}
+    if len(touched) == max(touched) - min(touched) + 1:
+        return [_run(channels)]
+    groups = [tuple(group) for _, group in itertools.groupby(channels, key=lambda channel: channel // block)]
+    return [_run(group) for group in groups]
+
+
+def _run(channels: tuple[int, ...]) -> Run:
+    low, high = min(channels), max(channels) + 1
+    if channels == tuple(range(low, high)):
+        return low, high, None
+    if channels == tuple(range(high - 1, low - 1, -1)):
+        return low, high, slice(None, None, -1)
+    return low, high, [channel - low for channel in channels]
 
 
 class Planes(Sequence[Plane]):
-    """All planes of an image, in the order of their loop axes, the last fastest; made when asked for.
+    """All planes of an image, in the order of its loop axes, the last one fastest; each is made when it is asked for.
 
-    Attributes
+    Parameters
     ----------
-    loop_axes
-        Axes that the model does not see, in OME order: ``"T"``, ``"STZ"``; an axis of extent 1 counts.
-    loop_shape
-        Their extents.
+    image, level, ndim, channels
+        As for `Plane`.
     """
 
-    def __init__(self, image: Image, ndim: int, level: int, channels: tuple[int, ...] | None) -> None:
+    def __init__(
+        self, image: Image, level: int, ndim: int, channels: tuple[int, ...]
+    ) -> None:
         info = image.info
         loops = LOOP_AXES + ("Z" if ndim == 2 else "")
-        self.loop_axes = "".join(axis for axis in AXES if axis in loops and axis in info.axes)
-        self.loop_shape = tuple(info.extent(axis) for axis in self.loop_axes)
-        self._image, self._ndim, self._level, self._channels = image, ndim, level, channels
+        self._image, self._level, self._ndim, self._channels = image, level, ndim, channels
+        self.loop_axes: str = "".join(letter for letter in AXES if letter in info.axes and letter in loops)
+        """Axes that are iterated, in the order STCZYX; empty for an ordinary image."""
+        self.loop_shape: tuple[int, ...] = tuple(info.extent(letter, level) for letter in self.loop_axes)
+        """Their extents."""
 
     def __len__(self) -> int:
         return math.prod(self.loop_shape)
 
     @overload
     def __getitem__(self, index: int) -> Plane: ...
+
     @overload
     def __getitem__(self, index: slice) -> Sequence[Plane]: ...
+
     def __getitem__(self, index: int | slice) -> Plane | Sequence[Plane]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
-            raise IndexError(f"no plane {index} in {len(self)}")
-        position = np.unravel_index(index % len(self), self.loop_shape) if self.loop_shape else ()
-        loops = {axis: int(i) for axis, i in zip(self.loop_axes, position, strict=True)}
-        return Plane(self._image, self._level, self._channels, loops, self._ndim)
+            raise IndexError(f"plane {index} of {len(self)}")
+        rest, at = index % len(self), {}
+        for letter, extent in zip(reversed(self.loop_axes), reversed(self.loop_shape), strict=True):
+            rest, at[letter] = divmod(rest, extent)
+        ordered = {letter: at[letter] for letter in self.loop_axes}
+        return Plane(self._image, self._level, self._ndim, self._channels, ordered)
 
     def __iter__(self) -> Iterator[Plane]:
         return (self[i] for i in range(len(self)))
 
 
 def planes(
-    image: Image, *, ndim: int, level: int = 0, channels: Sequence[int | str] | None = None, name: str = "the image"
+    image: Image, *, ndim: int, level: int = 0, channels: Sequence[int | str] | None = None, name: str = ""
 ) -> Planes:
-    """Planes of an image for a model of `ndim` spatial axes.
+    """Look at an image as a model does.
+
+    S and T are loop axes, and so is Z for a 2-D model; an axis of extent 1 that the image has is one too.
 
     Parameters
     ----------
     image
-        The image.
+        To look at.
     ndim
-        2 or 3.
+        Spatial axes that the model sees: 2 or 3.
     level
-        Resolution level.
+        Resolution level, 0 the finest.
     channels
-        By index or name; None for all.
+        By index or name, in the order wanted; all where it is None.
     name
-        Of the image, for messages.
+        For messages; the image itself where it is empty.
 
     Raises
     ------
     ImageMismatchError
-        If the image has no Z axis for a 3-D model, no such level or no such channel.
+        If the image has no such level or channel, or no Z axis for a 3-D model.
     """
-    info = image.info
-    if ndim == 3 and "Z" not in info.axes:
-        raise ImageMismatchError(f"{name} has axes {info.axes} and no Z, which a 3-D model needs",
-                                 "name the axes with --axes, or give --patch two numbers")
+    info, name = image.info, name or repr(image)
     if not 0 <= level < len(info.levels):
-        raise ImageMismatchError(f"{name} has no level {level}", f"its levels are 0 to {len(info.levels) - 1}")
-    selected = None if channels is None else tuple(_channel(image, channel, name) for channel in channels)
-    return Planes(image, ndim, level, selected)
+        raise ImageMismatchError(f"{name} has no level {level}", f"it has {_listed(len(info.levels), 'level')}")
+    if ndim == 3 and "Z" not in info.axes:
+        raise ImageMismatchError(f"{name} has axes {info.axes} and no Z for a 3-D patch",
+                                 "give a 2-D patch, or name the axes with --axes")
+    return Planes(image, level, ndim, _channels(info, channels, name))
 
 
-def _channel(image: Image, channel: int | str, name: str) -> int:
-    info = image.info
+def _channels(info: ImageInfo, wanted: Sequence[int | str] | None, name: str) -> tuple[int, ...]:
     count = info.extent("C")
-    if isinstance(channel, str):
-        if channel not in info.channels:
-            known = ", ".join(info.channels) if info.channels else "not named"
-            raise ImageMismatchError(f"{name} has no channel {channel!r}", f"its channels are {known}")
+    if wanted is None:
+        return tuple(range(count))
+    if not wanted:
+        raise ImageMismatchError(f"{name}: no channel is selected", "leave --channels out to take all")
+    return tuple(_channel(info, channel, count, name) for channel in wanted)
+
+
+def _channel(info: ImageInfo, channel: int | str, count: int, name: str) -> int:
+    if isinstance(channel, str) and channel in info.channels:
         return info.channels.index(channel)
-    if not 0 <= channel < count:
-        raise ImageMismatchError(f"{name} has no channel {channel}", f"its channels are 0 to {count - 1}")
-    return channel
+    if not isinstance(channel, str) and 0 <= channel < count:
+        return int(channel)
+    listed = _listed(count, "channel")
+    named = f", named {', '.join(info.channels)}" if info.channels else ""
+    raise ImageMismatchError(f"{name} has no channel {channel}", f"it has {listed}{named}; choose with --channels")
+
+
+def _listed(count: int, what: str) -> str:
+    return f"1 {what}, number 0" if count == 1 else f"{count} {what}s, 0 to {count - 1}"

@@ -88,7 +88,7 @@ class RunDocument:
             intact = checksum == zlib.crc32(json.dumps(document, sort_keys=True).encode())
         except (FileNotFoundError, NotADirectoryError):
             raise RunNotFoundError(f"there is no run in {folder}", "`patchloom predict` makes one") from None
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             intact = False
         if not intact:
             raise RunDamagedError(f"{path} is damaged", "restore it from a copy; the predictions may still be intact")

@@ -6,11 +6,12 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from patchloom.errors import OutputError
 from patchloom.geometry.region import Region
 from patchloom.predictions.journal import Record, logs, read_log
 
@@ -79,17 +80,30 @@ class Index:
 
     def refresh(self) -> None:
         """Take up what was journalled since; rebuild if the logs are not those that were read before."""
-        with self._lock:
+        with self._lock, self._transaction():
             paths = {path.name: path for path in logs(self._journal)}
             read = dict(self._database.execute("select name, offset from log"))
-            shrunk = any(name not in paths or paths[name].stat().st_size < offset for name, offset in read.items())
-            with self._database:
-                if shrunk:
-                    for table in ("log", "image", "part", "file", "unit"):
-                        self._database.execute(f"delete from {table}")
-                    read = {}
-                for name, path in paths.items():
+            if any(name not in paths or paths[name].stat().st_size < offset for name, offset in read.items()):
+                for table in ("log", "image", "part", "file", "unit"):
+                    self._database.execute(f"delete from {table}")
+                read = {}
+            for name, path in paths.items():
+                if path.stat().st_size > read.get(name, 0):
                     self._take_log(name, path, read.get(name, 0))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._database.execute("begin immediate")
+            yield
+            self._database.execute("commit")
+        except BaseException as error:
+            if self._database.in_transaction:
+                self._database.execute("rollback")
+            if isinstance(error, sqlite3.OperationalError):
+                raise OutputError(f"{self._journal.parent / 'index.sqlite'} cannot be written: {error}",
+                                  "make room, then `patchloom resume`") from error
+            raise
 
     def close(self) -> None:
         """Give the file handle back."""
@@ -99,6 +113,10 @@ class Index:
         """Number of images in each state."""
         rows = self._query("select state, count(*) from image group by state")
         return {"done": 0, "partial": 0, "left": 0, "failed": 0} | dict(rows)
+
+    def predicted(self) -> int:
+        """Number of images that have predictions."""
+        return int(self._query("select count(*) from image where state = 'done' or patches_done > 0")[0][0])
 
     def image(self, name: str) -> ImageRow | None:
         """One image, None if the run does not know it."""
@@ -163,33 +181,20 @@ class Index:
             return cursor.fetchall()
 
     def _connect(self, path: Path) -> sqlite3.Connection:
-        for attempt in range(2):
+        for _ in range(2):
             try:
-                database = sqlite3.connect(path, timeout=60, check_same_thread=False)
-                database.execute("pragma journal_mode = wal")
-                database.execute("pragma synchronous = off")  # derived: a crash costs a rebuild
-                version = database.execute("pragma user_version").fetchone()[0]
-                if version == VERSION and database.execute("pragma quick_check").fetchone()[0] == "ok":
-                    return database
-                if version == 0 and not database.execute("select 1 from sqlite_master").fetchone():
-                    return _created(database)
-                database.close()
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError) and attempt:
-                    break
-            if attempt == 0:
-                try:
-                    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-                        path.with_name(name).unlink(missing_ok=True)
-                except OSError:
-                    break
+                return _opened(path)
+            except sqlite3.OperationalError:
+                break  # no permission, no room: an index in memory serves as well
+            except sqlite3.DatabaseError:
+                _remove(path)  # not a database any more
         return _created(sqlite3.connect(":memory:", check_same_thread=False))
 
     def _take_log(self, name: str, path: Path, offset: int) -> None:
         end = offset
         for end, record in read_log(path, offset):
             self._take(record)
-        if end != offset or offset == 0:
+        if end != offset:
             self._database.execute("insert or replace into log values (?, ?)", (name, end))
 
     def _take(self, record: Record) -> None:
@@ -252,9 +257,36 @@ class Index:
                                    ((path, size, crc, image) for path, size, crc in files))
 
 
+def _opened(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=60, check_same_thread=False)
+    try:
+        database.execute("pragma journal_mode = wal")
+        database.execute("pragma synchronous = off")  # derived: a crash costs a rebuild
+        if database.execute("pragma quick_check").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("damaged")
+        return _created(database)
+    except BaseException:
+        database.close()
+        raise
+
+
 def _created(database: sqlite3.Connection) -> sqlite3.Connection:
-    database.executescript(f"begin; {SCHEMA} pragma user_version = {VERSION}; commit;")
+    """The database with its tables, made anew where they are of another version; several processes may try at once."""
+    database.isolation_level = None
+    database.execute("begin immediate")
+    if database.execute("pragma user_version").fetchone()[0] != VERSION:
+        for (name,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
+            database.execute(f"drop table {name}")
+        for statement in SCHEMA.split(";"):
+            database.execute(statement)
+        database.execute(f"pragma user_version = {VERSION}")
+    database.execute("commit")
     return database
+
+
+def _remove(path: Path) -> None:
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
 
 
 def _image_row(row: Sequence[Any]) -> ImageRow:

@@ -1,32 +1,92 @@
-"""NumPy's own format, memory-mapped."""
+"""NumPy's own format, mapped into memory one read at a time. Arrays of Python objects are refused: they are pickles."""
 
 from __future__ import annotations
 
+import math
+import mmap
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from patchloom.errors import UnreadableImageError
-from patchloom.images.array import ArrayImage
-from patchloom.images.image import Image
+from patchloom.errors import ImageMismatchError, UnreadableImageError
+from patchloom.geometry.region import Region
+from patchloom.images.array import check_dtype
+from patchloom.images.guess import axes_or_guess, blocks
+from patchloom.images.image import ImageInfo
+from patchloom.images.limits import check_chunks
 
-__all__ = ["NpyReader"]
+__all__ = ["NpyImage", "NpyReader"]
+
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class NpyReader:
-    """Arrays of numbers; arrays of Python objects are refused, for they are pickles."""
+    """Reads ``.npy`` files."""
 
-    suffixes = (".npy",)
+    suffixes: tuple[str, ...] = (".npy",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """By signature."""
+        """Whether the file begins as NumPy's do."""
         return head.startswith(b"\x93NUMPY")
 
-    def open(self, path: Path, *, axes: str | None = None) -> Image:
-        """Map the file into memory; pages are read when they are needed."""
+    def open(self, path: Path, *, axes: str | None = None) -> NpyImage:
+        """Read the header; see `Reader.open`."""
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError, SyntaxError) as error:
-            raise UnreadableImageError(f"{path} is no readable array: {str(error).splitlines()[0]}",
-                                       "is it truncated, or an array of Python objects?") from error
-        return ArrayImage(array, axes, str(path))
+            with path.open("rb") as file:
+                version = np.lib.format.read_magic(file)
+                shape, fortran, stored = HEADERS[version](file)
+                offset = file.tell()
+        except KeyError:
+            raise UnreadableImageError(f"{path}: not readable as a NumPy array: of version {version}",
+                                       "save it again with numbers only") from None
+        except Exception as error:  # a damaged header makes NumPy's parser raise almost anything
+            raise UnreadableImageError(f"{path}: not readable as a NumPy array: {error}",
+                                       "save it again with numpy.save") from error
+        dtype = check_dtype(path, stored)
+        letters = axes_or_guess(path, shape, axes)
+        needed, size = offset + math.prod(shape) * stored.itemsize, path.stat().st_size
+        if needed > size:
+            raise UnreadableImageError(f"{path}: truncated: it should have {needed} bytes and has {size}",
+                                       "copy the file again from where it came from")
+        info = check_chunks(path, ImageInfo(letters, (tuple(shape),), dtype, (blocks(letters, shape),)))
+        return NpyImage(path, info, stored, offset, "F" if fortran else "C")
+
+
+class NpyImage:
+    """One array in a file.
+
+    Each read maps the file, copies its part and lets go, so that resident memory does not grow with what was read.
+    """
+
+    def __init__(self, path: Path, info: ImageInfo, stored: np.dtype[Any], offset: int, order: Any) -> None:
+        self.info = info
+        self._path, self._stored, self._offset, self._order = path, stored, offset, order
+
+    def read(self, region: Region, level: int = 0) -> NDArray[Any]:
+        """Copy a region; see `Image.read`."""
+        if level != 0:
+            raise ImageMismatchError(f"{self._path} has no level {level}", "NumPy files have level 0 only")
+        if any(a < 0 or b > n for a, b, n in zip(region.start, region.stop, self.info.shape, strict=True)):
+            raise ValueError(f"region {region} reaches beyond the shape {self.info.shape}")
+        try:
+            with self._path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset + math.prod(self.info.shape) * self._stored.itemsize:
+                    raise UnreadableImageError(f"{self._path}: became shorter since it was opened", "copy it again")
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                    array = np.ndarray(self.info.shape, self._stored, mapped, self._offset, order=self._order)
+                    pixels = array[region.slices].astype(self.info.dtype, order="C", copy=True)
+                    del array
+                    return pixels
+        except OSError as error:
+            if isinstance(error, UnreadableImageError):
+                raise
+            raise UnreadableImageError(f"{self._path}: cannot be read: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+    def __repr__(self) -> str:
+        return f"<NpyImage {self._path} {self.info.axes} {self.info.shape} {self.info.dtype}>"

@@ -1,120 +1,225 @@
-"""Photographs and screenshots: PNG, JPEG, WebP, BMP, GIF, decoded as a whole by Pillow."""
+"""Photographs and drawings: PNG, JPEG, WebP, BMP and the first frame of GIF, each decoded as a whole.
+
+Pixels are what users see: EXIF orientation is applied, palettes and CMYK become RGB (RGBA where a palette has
+transparent colours), one-bit images become 0 and 255. Alpha is an ordinary last channel. 16 bits stay 16 bits.
+"""
 
 from __future__ import annotations
 
 import threading
-import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
-from PIL import ImageOps
 
-from patchloom.errors import ImageMismatchError, ImageTooLargeError, UnreadableImageError
-from patchloom.images.array import guess_axes
-from patchloom.images.image import Image, ImageInfo
+from patchloom.errors import ImageError, ImageMismatchError, UnreadableImageError
 from patchloom.geometry.region import Region
+from patchloom.images.guess import axes_or_guess
+from patchloom.images.image import ImageInfo
+from patchloom.images.limits import check_chunks
 
-__all__ = ["RasterReader"]
+__all__ = ["RasterImage", "RasterReader"]
 
-LARGEST = 16 << 30
-"""Bytes of pixels above which an image is refused whatever the memory is."""
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-DTYPES = {"L": (np.uint8, 1), "RGB": (np.uint8, 3), "RGBA": (np.uint8, 4), "LA": (np.uint8, 2), "I;16": (np.uint16, 1),
-          "I": (np.int32, 1), "F": (np.float32, 1)}
-SEEN_AS = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "PA": "RGBA", "La": "LA",
-           "RGBa": "RGBA", "RGBX": "RGB", "I;16B": "I;16"}
-"""What is stored in another way than it is looked at."""
-TURNED = (5, 6, 7, 8)
-"""EXIF orientations that exchange height and width."""
+Pixels = NDArray[Any]
+
+PNG = b"\x89PNG\r\n\x1a\n"
+BMP_HEADERS = {bytes((size, 0, 0, 0)) for size in (12, 40, 52, 56, 64, 108, 124)}
+ORIENTATION = 0x0112
+DEEP_PNG = {0: "Y", 2: "RGB", 4: "YA", 6: "RGBA"}
+"""Colour types of PNG with 16 bits a sample, which Pillow would cut to 8."""
+
+SHOWN_AS = {
+    "1": "L", "L": "L", "LA": "LA", "La": "LA", "RGB": "RGB", "RGBX": "RGB", "RGBA": "RGBA", "RGBa": "RGBA",
+    "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "P": "RGB", "PA": "RGBA",
+    "I;16": "I;16", "I;16B": "I;16", "I;16L": "I;16", "I": "I", "F": "F",
+}  # fmt: skip
+"""Pillow's modes, and those in which users see them."""
+TYPES = {
+    "L": ("u1", 1), "LA": ("u1", 2), "RGB": ("u1", 3), "RGBA": ("u1", 4),
+    "I;16": ("u2", 1), "I": ("i4", 1), "F": ("f4", 1),
+}  # fmt: skip
+
+TURNS: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.swapaxes(0, 1),
+    6: lambda p: np.rot90(p, -1),
+    7: lambda p: p[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
+"""From how pixels are stored to how they are seen, by EXIF orientation."""
 
 
 class RasterReader:
-    """Formats that are decoded as a whole."""
+    """Reads PNG, JPEG, WebP, BMP and GIF."""
 
-    suffixes = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".dib", ".jfif")
+    suffixes: tuple[str, ...] = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif")
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """By signature."""
-        return head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF87a", b"GIF89a")) or (
-            head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        """Whether the file begins like one of these formats."""
+        return _format(head) is not None
 
-    def open(self, path: Path, *, axes: str | None = None) -> Image:
-        """Read the header."""
+    def open(self, path: Path, *, axes: str | None = None) -> RasterImage:
+        """Read the header; see `Reader.open`."""
         try:
-            with _quiet(), PIL.Image.open(path, formats=FORMATS) as picture:
-                mode = SEEN_AS.get(picture.mode, picture.mode)
-                if picture.mode == "P" and "transparency" in picture.info:
-                    mode = "RGBA"
-                width, height = picture.size
-                orientation = picture.getexif().get(0x0112, 1)
-        except Exception as error:
-            raise UnreadableImageError(f"{path} is no readable image: {_line(error)}", "is it truncated?") from error
-        if mode not in DTYPES:
-            raise UnreadableImageError(f"{path} has pixels of a kind that is not supported ({mode})", "convert it to RGB")
-        if orientation in TURNED:
-            height, width = width, height
-        dtype, channels = DTYPES[mode]
-        shape = (height, width, channels) if channels > 1 else (height, width)
-        if height * width * channels * np.dtype(dtype).itemsize > LARGEST:
-            raise ImageTooLargeError(f"{path} claims {height:,} x {width:,} pixels, which are decoded as a whole",
-                                     "is the header damaged? if not, convert it to a tiled TIFF")
-        own = "YXC" if channels > 1 else "YX"
-        if axes is not None and guess_axes(shape, axes, str(path)) != own:
-            raise ImageMismatchError(f"{path} has axes {own}, not {axes}", "leave out --axes for photographs")
-        return _Raster(path, ImageInfo(own, (shape,), np.dtype(dtype), (shape,)), mode)
+            with path.open("rb") as file:
+                header = _header(file)
+        except Exception as error:  # damaged headers make Pillow raise almost anything
+            raise _unreadable(path, error) from error
+        shape, letters = header.shape, "YXC"[: len(header.shape)]
+        if axes is not None and axes_or_guess(path, shape, axes) != letters:
+            raise ImageMismatchError(f"{path}: is {letters}, not {axes}", "leave --axes out for such files")
+        info = ImageInfo(letters, (shape,), header.dtype, (shape,))
+        return RasterImage(path, check_chunks(path, info), header)
 
 
-class _Raster:
-    """Image that is decoded once, at the first read, and kept until it is closed."""
+@dataclass(frozen=True)
+class _Header:
+    """What decoding needs to know: Pillow's mode to convert to (empty for PNG of 16 bits), EXIF orientation, result."""
 
-    def __init__(self, path: Path, info: ImageInfo, mode: str) -> None:
-        self._path, self._info, self._mode = path, info, mode
+    mode: str
+    orientation: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class RasterImage:
+    """One file. It is decoded as a whole, and kept from one window to the next until it is closed."""
+
+    def __init__(self, path: Path, info: ImageInfo, header: _Header) -> None:
+        self.info = info
+        self._path = path
+        self._header = header
         self._lock = threading.Lock()
-        self._pixels: NDArray[Any] | None = None
+        self._kept: Pixels | None = None
 
-    @property
-    def info(self) -> ImageInfo:
-        """What the header says."""
-        return self._info
-
-    def read(self, region: Region, level: int = 0) -> NDArray[Any]:
-        """Pixels of a region, as users see the image: EXIF orientation applied, palettes and CMYK as RGB."""
+    def read(self, region: Region, level: int = 0) -> Pixels:
+        """A view of the decoded image; see `Image.read`."""
+        if level != 0:
+            raise ImageMismatchError(f"{self._path} has no level {level}", "such files have level 0 only")
+        if any(a < 0 or b > n for a, b, n in zip(region.start, region.stop, self.info.shape, strict=True)):
+            raise ValueError(f"region {region} reaches beyond the shape {self.info.shape}")
         with self._lock:
-            if self._pixels is None:
-                self._pixels = self._decode()
-            pixels = self._pixels
+            pixels = self._decode() if self._kept is None else self._kept
+            # Whoever reads it whole keeps it as long as it is needed; whoever reads a window will read the next one.
+            self._kept = None if region.shape == self.info.shape else pixels
         return pixels[region.slices]
 
     def close(self) -> None:
         """Forget the pixels."""
         with self._lock:
-            self._pixels = None
+            self._kept = None
 
-    def _decode(self) -> NDArray[Any]:
+    def _decode(self) -> Pixels:
         try:
-            with _quiet(), PIL.Image.open(self._path, formats=FORMATS) as picture:
-                turned = ImageOps.exif_transpose(picture)
-                pixels = np.asarray(turned if turned.mode == self._mode else turned.convert(self._mode))
-        except Exception as error:
-            raise UnreadableImageError(f"{self._path} does not decode: {_line(error)}", "is it truncated?") from error
-        if pixels.shape != self._info.shape:
-            raise UnreadableImageError(f"{self._path} decodes to {pixels.shape}, and its header says {self._info.shape}",
-                                       "is it damaged?")
-        return pixels.astype(self._info.dtype, copy=False)
+            with self._path.open("rb") as file:
+                pixels = _decode(file, self._header)
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged files make Pillow raise almost anything
+            raise _unreadable(self._path, error) from error
+        if pixels.shape != self.info.shape:
+            raise UnreadableImageError(
+                f"{self._path}: its header says {self.info.shape} and it decodes to {pixels.shape}",
+                "the file is damaged, or was changed while it was read")
+        return pixels
+
+    def __repr__(self) -> str:
+        return f"<RasterImage {self._path} {self.info.axes} {self.info.shape} {self.info.dtype}>"
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801 - used as a function
-    """Sizes are checked here: Pillow's guard against large images has nothing to add."""
+def _format(head: bytes) -> str | None:
+    if head.startswith(PNG):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    # A text may begin with "BM" too; a bitmap has a header of a known size.
+    return "BMP" if head.startswith(b"BM") and head[14:18] in BMP_HEADERS else None
 
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
-        warnings.simplefilter("ignore")
-        return entered
+
+def _picture(file: BinaryIO) -> Any:
+    """Pillow's image of a file, opened by its class: `PIL.Image.open` warns of sizes, which are checked here anyway."""
+    from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+    classes: dict[str | None, Any] = {
+        "PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile, "GIF": GifImagePlugin.GifImageFile,
+        "WEBP": WebPImagePlugin.WebPImageFile, "BMP": BmpImagePlugin.BmpImageFile,
+    }  # fmt: skip
+    kind = _format(file.read(64))
+    if kind is None:
+        raise ValueError("it begins like no format that is known")
+    file.seek(0)
+    return classes[kind](file)
 
 
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _deep(head: bytes) -> int | None:
+    """Channels of a PNG with 16 bits a sample and more than one channel, which Pillow cannot hold."""
+    if not head.startswith(PNG) or head[12:16] != b"IHDR" or head[24:25] != b"\x10":
+        return None
+    channels = len(DEEP_PNG.get(head[25], ""))
+    return channels if channels > 1 else None
+
+
+def _header(file: BinaryIO) -> _Header:
+    head = file.read(64)
+    file.seek(0)
+    with _picture(file) as picture:
+        columns, rows = picture.size
+        if columns < 1 or rows < 1:
+            raise ValueError(f"{rows} x {columns} pixels")
+        orientation = _orientation(picture)
+        mode = SHOWN_AS[picture.mode]
+        if picture.mode == "P" and "transparency" in picture.info:
+            mode = "RGBA"
+    deep = _deep(head)
+    code, channels = ("u2", deep) if deep else TYPES[mode]
+    if orientation >= 5:
+        rows, columns = columns, rows
+    shape = (rows, columns) if channels == 1 else (rows, columns, channels)
+    return _Header("" if deep else mode, orientation, shape, np.dtype(code))
+
+
+def _orientation(picture: Any) -> int:
+    """EXIF orientation out of what stands before the pixels, so that nothing is decoded to find it."""
+    from PIL import Image
+
+    data = picture.info.get("exif")
+    if not data:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        value = exif.get(ORIENTATION, 1)
+    except Exception:  # a damaged note about a picture is no reason to refuse the picture
+        return 1
+    return value if value in TURNS else 1
+
+
+def _decode(file: BinaryIO, header: _Header) -> Pixels:
+    if header.mode:
+        with _picture(file) as picture:
+            shown = picture if picture.mode == header.mode else picture.convert(header.mode)
+            pixels = np.asarray(shown)
+    else:
+        import imagecodecs
+
+        pixels = imagecodecs.png_decode(file.read())
+    pixels = pixels.astype(header.dtype, copy=False)
+    turn = TURNS.get(header.orientation)
+    return pixels if turn is None else turn(pixels)
+
+
+def _unreadable(path: Path, error: Exception) -> ImageError:
+    if isinstance(error, ImageError):
+        return error
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return UnreadableImageError(f"{path}: does not decode: {reason}",
+                                "copy the file again from where it came from, or leave it out")

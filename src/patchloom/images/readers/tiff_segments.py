@@ -22,7 +22,7 @@ __all__ = ["Decode", "File", "Level"]
 
 Pixels = NDArray[Any]
 Decode = Callable[[bytes, int, int], Pixels]
-"""Encoded bytes, page and segment within the page -> ``(D, Y, X, C)``; at edges it may be larger than what is inside."""
+"""Encoded bytes, page, segment within the page -> ``(D, Y, X, C)``; at edges it may be larger than what is inside."""
 
 
 class File:
@@ -30,13 +30,13 @@ class File:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("rb", buffering=0)
+        self._number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
         """Bytes in the file."""
-        return os.fstat(self._file.fileno()).st_size
+        return os.fstat(self._number).st_size
 
     def read(self, offset: int, count: int) -> bytes:
         """Read `count` bytes at `offset`.
@@ -46,9 +46,12 @@ class File:
         UnreadableImageError
             If there are fewer, if the disk fails, or if the file was closed.
         """
+        number = self._number
+        if number < 0:
+            raise UnreadableImageError(f"{self.path}: was closed and is read again")
         try:
-            data = self._read(offset, count)
-        except (OSError, ValueError) as error:
+            data = self._read(number, offset, count)
+        except (OSError, OverflowError) as error:
             raise UnreadableImageError(f"{self.path}: cannot be read at byte {offset}: {error}") from error
         if len(data) != count:
             raise UnreadableImageError(
@@ -56,12 +59,11 @@ class File:
                 "copy the file again from where it came from")
         return data
 
-    def _read(self, offset: int, count: int) -> bytes:
-        number = self._file.fileno()
+    def _read(self, number: int, offset: int, count: int) -> bytes:
         if not hasattr(os, "pread"):
             with self._lock:
-                self._file.seek(offset)
-                return self._file.read(count)
+                os.lseek(number, offset, os.SEEK_SET)
+                return os.read(number, count)
         data = os.pread(number, count, offset)
         while len(data) < count:  # beyond 2 GiB a call returns less than it was asked for
             more = os.pread(number, count - len(data), offset + len(data))
@@ -72,7 +74,14 @@ class File:
 
     def close(self) -> None:
         """Give the handle back."""
-        self._file.close()
+        with self._lock:
+            number, self._number = self._number, -1
+        if number >= 0:
+            os.close(number)
+
+    def __del__(self) -> None:
+        if getattr(self, "_number", -1) >= 0:
+            self.close()
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,8 @@ class Level:
     segment
         Extents (D, Y, X) of a segment; a segment has one plane of samples and all interleaved ones.
     offsets, counts
-        Place and length of each segment in the file, page after page, in the order (S, D, Y, X); a count of 0 stands for
-        a segment that is not stored.
+        Place and length of each segment in the file, page after page, in the order (S, D, Y, X); a count of 0 stands
+        for a segment that is not stored.
     decode
         Decoder.
     dtype, fill
@@ -154,8 +163,8 @@ class Level:
         """Decode a region on the axes of the image; a view where one segment holds all of it."""
         start = [0] * len(self.extents)
         shape = list(self._ones)
-        for axis, first, extent in zip(self.axes, region.start, region.shape, strict=True):
-            start[axis], shape[axis] = first, extent
+        for axis, origin, extent in zip(self.axes, region.start, region.shape, strict=True):
+            start[axis], shape[axis] = origin, extent
         if any(a < 0 or a + n > whole for a, n, whole in zip(start, shape, self.extents, strict=True)):
             raise ValueError(f"region {region} reaches beyond level {self.number} of shape {self.shape}")
         if 0 in shape:
@@ -189,7 +198,9 @@ class Level:
         channel = slice(start[4], start[4] + shape[4])
         return block[(*slices, channel)]
 
-    def _assemble(self, start: Sequence[int], shape: Sequence[int], first: Sequence[int], last: Sequence[int]) -> Pixels:
+    def _assemble(
+        self, start: Sequence[int], shape: Sequence[int], first: Sequence[int], last: Sequence[int]
+    ) -> Pixels:
         n = len(self.lead)
         out = np.empty(tuple(shape), self.dtype)
         ranges = [range(a, b + 1) for a, b in zip(first, last, strict=True)]
@@ -221,6 +232,6 @@ class Level:
         except Exception as error:  # codecs raise whatever they like
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UnreadableImageError(
-                f"{self.file.path}: the segment at row {place[2] * self.segment[1]}, column {place[3] * self.segment[2]} "
-                f"of page {page}, level {self.number}, does not decode: {reason}",
+                f"{self.file.path}: the segment at row {place[2] * self.segment[1]}, column "
+                f"{place[3] * self.segment[2]} of page {page}, level {self.number}, does not decode: {reason}",
                 "copy the file again from where it came from, or leave it out") from error

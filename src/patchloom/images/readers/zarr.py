@@ -1,132 +1,163 @@
-"""Zarr v2 and v3 arrays, and OME-Zarr groups with their levels."""
+"""Zarr v2 and v3 arrays, and OME-Zarr 0.4 and 0.5 images with their levels.
+
+A group without multiscales is read if it holds one array. Chunks are those that are decoded: of a sharded array the
+inner ones. Axes of extent 1 stay where the array has them. Chunks that are missing have the array's fill value.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from patchloom.errors import ImageMismatchError, UnreadableImageError
-from patchloom.geometry.axes import AXES, check_axes
+from patchloom.errors import ImageError, ImageMismatchError, UnknownFormatError, UnreadableImageError
 from patchloom.geometry.region import Region
-from patchloom.images.array import guess_axes
-from patchloom.images.image import Image, ImageInfo
+from patchloom.images.array import check_dtype
+from patchloom.images.guess import axes_or_guess, stated_axes
+from patchloom.images.image import ImageInfo
+from patchloom.images.limits import check_chunks
+from patchloom.images.units import unit_name
 
-__all__ = ["ZarrReader"]
+__all__ = ["ZarrImage", "ZarrReader"]
 
 MARKERS = ("zarr.json", ".zarray", ".zgroup")
 
 
 class ZarrReader:
-    """Folders with Zarr metadata."""
+    """Reads folders that hold a Zarr array or an OME-Zarr image."""
 
-    suffixes = (".zarr",)
+    suffixes: tuple[str, ...] = (".zarr",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """A folder that holds ``zarr.json``, ``.zarray`` or ``.zgroup``."""
+        """Whether the folder has Zarr metadata."""
         return not head and path.is_dir() and any((path / marker).is_file() for marker in MARKERS)
 
-    def open(self, path: Path, *, axes: str | None = None) -> Image:
-        """Read the metadata."""
+    def open(self, path: Path, *, axes: str | None = None) -> ZarrImage:
+        """Read the metadata; see `Reader.open`."""
+        import zarr
+
+        if not path.is_dir():
+            raise UnknownFormatError(f"{path}: is a file, and a Zarr image is a folder", "unpack it")
         try:
-            node = zarr.open(path, mode="r")
-            if isinstance(node, zarr.Array):
-                return _ZarrImage(path, [node], _named_axes(node, axes, path), {}, {}, ())
-            multiscale = _multiscale(node)
-            if multiscale is not None:
-                return _ome_image(path, node, multiscale, axes)
-            arrays = [array for _, array in node.arrays()]
-        except (ImageMismatchError, UnreadableImageError):
+            node = zarr.open(store=zarr.storage.LocalStore(path, read_only=True), mode="r")
+            return _open_node(path, node, axes)
+        except (ImageError, MemoryError):
             raise
-        except Exception as error:
-            raise UnreadableImageError(f"{path} is no readable Zarr: {_line(error)}", "is it complete?") from error
-        if len(arrays) != 1:
-            raise UnreadableImageError(f"{path} is a group of {len(arrays)} arrays and no OME-Zarr image",
-                                       "give the path of one array in it")
-        return _ZarrImage(path, arrays, _named_axes(arrays[0], axes, path), {}, {}, ())
+        except Exception as error:  # damaged metadata make zarr raise almost anything
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UnreadableImageError(f"{path}: not readable as Zarr: {reason}",
+                                       "check that the folder was copied completely") from error
 
 
-class _ZarrImage:
-    """Arrays of falling resolution."""
+class ZarrImage:
+    """Arrays of one image, finest first. zarr-python reads from several threads."""
 
-    def __init__(
-        self, path: Path, arrays: Sequence[Any], axes: str, spacing: Mapping[str, float], unit: Mapping[str, str],
-        channels: tuple[str, ...],
-    ) -> None:
-        dtype = np.dtype(arrays[0].dtype)
-        if dtype.kind not in "biuf":
-            raise ImageMismatchError(f"{path} holds {dtype}, not numbers", "give an array of numbers")
-        self._path, self._arrays = path, arrays
-        self._info = ImageInfo(
-            axes, tuple(tuple(array.shape) for array in arrays), dtype.newbyteorder("="),
-            tuple(tuple(min(c, n) for c, n in zip(array.chunks, array.shape, strict=True)) for array in arrays),
-            spacing, unit, channels=channels)
-
-    @property
-    def info(self) -> ImageInfo:
-        """What the metadata says."""
-        return self._info
+    def __init__(self, path: Path, arrays: Sequence[Any], info: ImageInfo) -> None:
+        self.info = info
+        self._path = path
+        self._arrays = tuple(arrays)
 
     def read(self, region: Region, level: int = 0) -> NDArray[Any]:
-        """Decode a region."""
+        """Decode a region; see `Image.read`."""
+        shape = self.info.levels[level]
+        if any(a < 0 or b > n for a, b, n in zip(region.start, region.stop, shape, strict=True)):
+            raise ValueError(f"region {region} reaches beyond level {level} of shape {shape}")
         try:
-            return np.asarray(self._arrays[level][region.slices], self._info.dtype)
-        except Exception as error:
-            raise UnreadableImageError(f"{self._path}: level {level} does not decode at {region.start}: {_line(error)}",
-                                       "is it damaged?") from error
+            pixels = np.asarray(self._arrays[level][region.slices])
+        except MemoryError:
+            raise
+        except Exception as error:  # codecs raise whatever they like
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UnreadableImageError(
+                f"{self._path}: level {level} does not decode at {region.start}: {reason}",
+                "check that the folder was copied completely") from error
+        return pixels.reshape(region.shape).astype(self.info.dtype, copy=False)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file stays open."""
+
+    def __repr__(self) -> str:
+        return f"<ZarrImage {self._path} {self.info.axes} {self.info.shape} {self.info.dtype}>"
 
 
-def _multiscale(group: Any) -> Mapping[str, Any] | None:
-    attributes = dict(group.attrs)
-    scales = attributes.get("ome", attributes).get("multiscales") or []
-    return scales[0] if scales else None
+@dataclass(frozen=True)
+class _Described:
+    """What the metadata say beside the arrays' own."""
+
+    axes: str
+    spacing: Mapping[str, float] = field(default_factory=dict)
+    unit: Mapping[str, str] = field(default_factory=dict)
+    channels: tuple[str, ...] = ()
 
 
-def _ome_image(path: Path, group: Any, multiscale: Mapping[str, Any], axes: str | None) -> Image:
-    datasets = multiscale["datasets"]
-    arrays = [group[dataset["path"]] for dataset in datasets]
-    entries = multiscale.get("axes") or list("tczyx")[-arrays[0].ndim :]
-    described = [entry if isinstance(entry, Mapping) else {"name": entry} for entry in entries]
-    letters = "".join(str(entry["name"]).upper()[:1] for entry in described)
-    letters = guess_axes(arrays[0].shape, axes or letters, str(path))
-    scale = _scale(datasets[0].get("coordinateTransformations"), len(letters))
-    outer = _scale(multiscale.get("coordinateTransformations"), len(letters))
-    spatial = [i for i, axis in enumerate(letters) if axis in "ZYX"]
-    spacing = {letters[i]: scale[i] * outer[i] for i in spatial} if datasets[0].get("coordinateTransformations") else {}
-    unit = {letters[i]: described[i]["unit"] for i in spatial if described[i].get("unit")}
-    attributes = dict(group.attrs)
-    omero = attributes.get("ome", attributes).get("omero") or {}
-    labels = tuple(str(channel.get("label", "")) for channel in omero.get("channels", ()))
-    return _ZarrImage(path, arrays, letters, spacing, unit, labels if all(labels) else ())
+def _open_node(path: Path, node: Any, axes: str | None) -> ZarrImage:
+    if hasattr(node, "shape"):
+        return _image(path, [node], _Described(_array_axes(path, node, axes)))
+    attributes = dict(node.attrs)
+    attributes = attributes.get("ome", attributes)
+    if attributes.get("multiscales"):
+        return _multiscale(path, node, attributes, axes)
+    if attributes.get("bioformats2raw.layout") is not None and "0" in node:
+        return _open_node(path, node["0"], axes)
+    if "plate" in attributes or "well" in attributes:
+        raise ImageMismatchError(f"{path}: is a plate of many images",
+                                 "give the folder of one field, such as PLATE/A/1/0")
+    arrays = [array for _, array in node.arrays()]
+    if len(arrays) == 1:
+        return _image(path, arrays, _Described(_array_axes(path, arrays[0], axes)))
+    raise ImageMismatchError(f"{path}: a Zarr group of {len(arrays)} arrays without OME metadata",
+                             "give the folder of one of its arrays")
 
 
-def _scale(transformations: Sequence[Mapping[str, Any]] | None, ndim: int) -> list[float]:
-    for step in transformations or ():
-        if step.get("type") == "scale":
-            return [float(value) for value in step["scale"]]
-    return [1.0] * ndim
+def _array_axes(path: Path, array: Any, axes: str | None) -> str:
+    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    names = list(names) if isinstance(names, (list, tuple)) else None
+    return axes_or_guess(path, array.shape, axes, stated_axes(names, len(array.shape)))
 
 
-def _named_axes(array: Any, axes: str | None, path: Path) -> str:
-    """Axes of a plain array: what the user says, its own names where they are ours, else a guess."""
-    if axes is None:
-        names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
-        letters = "".join(str(name).upper() for name in names) if names and all(names) else ""
-        if len(letters) == array.ndim and set(letters) <= set(AXES):
-            try:
-                return check_axes(letters, array.shape)
-            except ValueError:
-                pass  # names such as X, X: the guess below serves as well as any
-    return guess_axes(array.shape, axes, str(path))
+def _multiscale(path: Path, group: Any, attributes: Mapping[str, Any], axes: str | None) -> ZarrImage:
+    scales = attributes["multiscales"][0]
+    datasets = scales["datasets"]
+    arrays = [group[str(dataset["path"])] for dataset in datasets]
+    described = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in scales.get("axes") or ()]
+    stated = stated_axes([axis.get("name") for axis in described], arrays[0].ndim)
+    letters = axes_or_guess(path, arrays[0].shape, axes, stated)
+    steps = [*(datasets[0].get("coordinateTransformations") or ()), *(scales.get("coordinateTransformations") or ())]
+    factors = [step["scale"] for step in steps if step.get("type") == "scale" and "scale" in step]
+    spacing, unit = {}, {}
+    for i, letter in enumerate(letters):
+        if factors and letter in "ZYX" and all(len(factor) == len(letters) for factor in factors):
+            spacing[letter] = float(np.prod([float(factor[i]) for factor in factors]))
+            if i < len(described) and described[i].get("unit"):
+                unit[letter] = unit_name(str(described[i]["unit"]))
+    named = (attributes.get("omero") or {}).get("channels") or ()
+    labels = tuple(str(channel.get("label", i)) for i, channel in enumerate(named))
+    return _image(path, _alike(arrays, letters), _Described(letters, spacing, unit, labels))
 
 
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _alike(arrays: Sequence[Any], letters: str) -> list[Any]:
+    """Levels that differ in rows, columns and depth only, each smaller than the one before."""
+    kept = [arrays[0]]
+    for array in arrays[1:]:
+        same = array.dtype == kept[0].dtype and len(array.shape) == len(letters) and all(
+            a == b if letter not in "ZYX" else a <= b
+            for letter, a, b in zip(letters, array.shape, kept[-1].shape, strict=True))
+        if same and array.size < kept[-1].size:
+            kept.append(array)
+    return kept
+
+
+def _image(path: Path, arrays: Sequence[Any], described: _Described) -> ZarrImage:
+    axes, channels = described.axes, described.channels
+    levels = tuple(tuple(map(int, array.shape)) for array in arrays)
+    chunks = tuple(tuple(min(int(c), n) for c, n in zip(array.chunks, shape, strict=True))
+                   for array, shape in zip(arrays, levels, strict=True))
+    count = levels[0][axes.index("C")] if "C" in axes else 1
+    dtype = check_dtype(path, np.dtype(arrays[0].dtype))
+    info = ImageInfo(axes, levels, dtype, chunks, described.spacing, described.unit,
+                     channels=channels if len(channels) == count else ())
+    return ZarrImage(path, arrays, check_chunks(path, info))

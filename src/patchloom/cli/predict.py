@@ -1,0 +1,131 @@
+"""``patchloom predict``: a new run, or the rest of one that matches."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from patchloom.cli.options import Command, grouped, quiet_option, run_options
+from patchloom.cli.progress import Progress, counted, duration, following, stopped_lines
+from patchloom.errors import Interrupted, UsageError
+
+__all__ = ["followed", "predict"]
+
+EXCLUDING = {"stride": "overlap", "overlap": "stride"}
+"""A flag stands for its counterpart in a config file."""
+
+
+@click.command(cls=Command, example="patchloom predict slides/ -m tumour.onnx -o run --patch 512 --overlap 64")
+@click.argument("source", nargs=-1, metavar="SOURCE...")
+@grouped("-m", "--model", group="Model", metavar="MODEL",
+         help="Model file (.onnx, .pt, .pt2, .safetensors) or package.module:function.")
+@grouped("-o", "--out", group="Output", metavar="FOLDER", help="Folder of the run; a matching run is resumed.")
+@grouped("--overwrite", group="Output", is_flag=True, help="Discard the run that is in the folder.")
+@run_options()
+@grouped("--config", group="Execution", metavar="FILE", type=click.Path(path_type=Path),
+         help="TOML file with the names of these flags; flags override it.")
+@grouped("--save-config", group="Execution", metavar="FILE", type=click.Path(path_type=Path),
+         help="Write what was chosen as such a file.")
+@grouped("--dry-run", group="Execution", is_flag=True, help="Show the plan and write nothing.")
+@grouped("--json", "document", group="Execution", is_flag=True, help="With --dry-run: the plan as one JSON document.")
+@quiet_option
+def predict(
+    *, source: tuple[str, ...], model: str | None, out: str | None, overwrite: bool, config: Path | None,
+    save_config: Path | None, dry_run: bool, document: bool, quiet: bool, **flags: Any,
+) -> int:
+    """Predict every patch of every image.
+
+    SOURCE is an image, a folder, a quoted glob, several of these, or a manifest (.csv, .parquet). What is done already
+    in the run's folder is not done again.
+    """
+    from patchloom import api
+    from patchloom.config import Config
+
+    if document and not dry_run:
+        raise UsageError("--json is for --dry-run", "`patchloom status RUN --json` says how a run stands")
+    values = _values(config, {"source": list(source), "model": model, "out": out, **flags})
+    place = {name: values.pop(name, None) for name in ("source", "model", "out")}
+    _check(place, dry_run=dry_run)
+    options = Config(**values)
+    if save_config is not None:
+        _save(save_config, place, options)
+    images = place["source"][0] if len(place["source"]) == 1 else place["source"]
+    if dry_run:
+        plan = api.plan(images, place["model"], place["out"], config=options, overwrite=overwrite)
+        _print_plan(plan, save_config, document=document)
+        return 0
+    return followed(place["out"], quiet, lambda progress: api.predict(
+        images, place["model"], place["out"], overwrite=overwrite, callbacks=(progress,), config=options))
+
+
+def followed(run: str, quiet: bool, work: Callable[[Progress], object]) -> int:
+    """Do some work on a run, show its progress, say how it ended, and give the exit code."""
+    stopped = False
+    with following(quiet=quiet) as progress:
+        try:
+            work(progress)
+        except Interrupted:
+            stopped = True
+    finished = progress.finished
+    if finished is None:
+        raise AssertionError("a session ended without saying so")
+    if stopped:
+        click.echo(stopped_lines(finished, run), err=True)
+        return 130
+    if finished.failed:
+        click.echo(f"warning: {counted(finished.failed, 'image')} failed, {finished.done:,} done; "
+                   f"see: patchloom failures {shlex.quote(run)}", err=True)
+        return 1
+    if not quiet:
+        click.echo(f"done: {counted(finished.done, 'image')}, {counted(finished.patches, 'patch', 'patches')} "
+                   f"predicted in {duration(finished.seconds)}; see: patchloom status {shlex.quote(run)}", err=True)
+    return 0
+
+
+def _values(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """Options out of the config file, overridden by the flags that were given."""
+    from patchloom.config import read_toml
+
+    given = {name: value for name, value in flags.items() if value not in (None, [])}
+    values = {} if file is None else read_toml(file)
+    for name in given:
+        values.pop(EXCLUDING.get(name, name), None)
+    values |= given
+    if isinstance(values.get("source"), str):
+        values["source"] = [values["source"]]
+    return values
+
+
+def _check(place: dict[str, Any], *, dry_run: bool) -> None:
+    see = "see `patchloom predict --help`"
+    if not place["source"]:
+        raise UsageError("no images were given", f"patchloom predict SOURCE -m MODEL -o FOLDER; {see}")
+    if not place["model"]:
+        raise UsageError("no model was given", f"-m model.onnx; {see}")
+    if not place["out"] and not dry_run:
+        raise UsageError("no folder for the run was given", f"-o run, or --dry-run to see the plan; {see}")
+
+
+def _save(file: Path, place: dict[str, Any], options: Any) -> None:
+    from patchloom.config import flag, write_toml
+
+    chosen = {name: value for name, value in place.items() if value}
+    try:
+        write_toml(file, chosen | {flag(name): value for name, value in options.changed().items()})
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}", "choose another --save-config") from None
+
+
+def _print_plan(plan: Any, saved: Path | None, *, document: bool) -> None:
+    if document:
+        from patchloom.cli.listing import json_text
+
+        click.echo(json_text(plan.to_dict()))
+        return
+    for line in plan.lines():
+        click.echo(line)
+    click.echo("nothing written (--dry-run)" if saved is None else f"{saved} written, nothing else (--dry-run)")

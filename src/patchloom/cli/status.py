@@ -1,0 +1,32 @@
+"""``patchloom status``: how far a run is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from patchloom.cli.listing import json_text, print_array, print_lines, print_table
+from patchloom.cli.options import Command, listing_options
+
+__all__ = ["status"]
+
+
+@click.command(cls=Command, example="patchloom status run")
+@click.argument("run")
+@listing_options
+def status(run: str, document: bool, lines: bool) -> None:
+    """What is done, failed and left, and each image's state: done, partial, left or failed."""
+    from patchloom import api
+
+    found = api.open(run).status()
+    counts = {"done": found.done, "failed": found.failed, "left": found.left}
+    rows = map(dataclasses.asdict, found.images())
+    if document:
+        print_array(rows, before=f'{json_text(counts)[:-1]},"images":[', after="]}")
+    elif lines:
+        print_lines(rows)
+    else:
+        click.echo(" · ".join(f"{number:,} {name}" for name, number in counts.items()))
+        click.echo()
+        print_table(rows, ("image", "state", "patches", "patches_done"))

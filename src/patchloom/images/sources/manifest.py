@@ -1,0 +1,123 @@
+"""Images that a table lists: CSV or Parquet, read row by row."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patchloom.errors import SourceError
+from patchloom.images.sources.entry import Entry, file_entry, image_name
+
+__all__ = ["SUFFIXES", "ManifestSource"]
+
+SUFFIXES = (".csv", ".parquet")
+PATH_COLUMNS = ("image", "path", "file", "uri")
+NAME_COLUMN = "name"
+ROWS = 1024
+
+Row = tuple[str, str | None]
+
+
+@dataclass(frozen=True)
+class ManifestSource:
+    """Rows of a table, in its order.
+
+    The path of an image is in the column `image`, `path`, `file` or `uri`, else in the first; it is relative to the
+    manifest's folder or absolute. An image is named by the column `name` if there is one, else by its path below the
+    manifest's folder (its whole path where it is elsewhere). A file that is not there costs one image, not the run.
+
+    Parameters
+    ----------
+    path
+        Absolute path of the table.
+    axes
+        Names of the axes where the files do not say.
+    """
+
+    path: str
+    axes: str | None = None
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Enumerate; see `Source`."""
+        folder = Path(self.path).parent
+        seen: set[int] = set()  # of hashes: a tenth of the memory of a million names
+        for number, (text, name) in enumerate(self._rows(), 1):
+            if not text:
+                raise SourceError(f"{self.path}: row {number} names no image", "leave the row out")
+            path = Path(os.path.normpath(folder / os.path.expanduser(text)))
+            name = _checked(name or _name_below(path, folder), f"{self.path}: row {number}")
+            if hash(name) in seen:
+                raise SourceError(f"{self.path}: row {number}: a second image is called {name!r}",
+                                  "give each image once, or a column `name` of different names")
+            seen.add(hash(name))
+            yield file_entry(name, path, self.axes)
+        if not seen:
+            raise SourceError(f"{self.path}: the manifest lists no images",
+                              "give one path a row, below a line of headings")
+
+    def _rows(self) -> Iterator[Row]:
+        try:
+            yield from _parquet(self.path) if self.path.lower().endswith(".parquet") else _csv(self.path)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise SourceError(f"{self.path}: cannot be read as a table: {error}",
+                              "give a CSV (UTF-8) or Parquet file") from error
+
+    def spec(self) -> Mapping[str, Any]:
+        """See `Source.spec`."""
+        return {"kind": "manifest", "path": self.path, "axes": self.axes}
+
+
+def _name_below(path: Path, folder: Path) -> str:
+    base = folder if path.is_relative_to(folder) else Path(path.anchor)
+    return path.relative_to(base).as_posix()
+
+
+def _checked(name: str, where: str) -> str:
+    try:
+        return image_name(name)
+    except SourceError as error:
+        raise SourceError(f"{where}: {error.message}", error.hint) from None
+
+
+def _columns(names: list[str]) -> tuple[int, int | None]:
+    """Places of the columns of paths and of names."""
+    lower = [name.strip().lower() for name in names]
+    path = next((lower.index(name) for name in PATH_COLUMNS if name in lower), 0)
+    name = lower.index(NAME_COLUMN) if NAME_COLUMN in lower else None
+    return path, name if name != path else None
+
+
+def _csv(path: str) -> Iterator[Row]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file)
+        heading = next(rows, None)
+        if not heading:
+            return
+        at, named = _columns(heading)
+        for row in rows:
+            if row:
+                name = row[named] if named is not None and named < len(row) else None
+                yield row[at].strip() if at < len(row) else "", name
+
+
+def _parquet(path: str) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as table:
+            names = table.schema_arrow.names
+            at, named = _columns(names)
+            wanted = [names[at]] if named is None else [names[at], names[named]]
+            for batch in table.iter_batches(ROWS, columns=wanted):
+                paths = batch.column(names[at]).to_pylist()
+                called = batch.column(names[named]).to_pylist() if named is not None else [None] * len(paths)
+                for text, name in zip(paths, called, strict=True):
+                    yield "" if text is None else str(text), None if name is None else str(name)
+    except (pyarrow.ArrowException, IndexError) as error:
+        raise SourceError(f"{path}: cannot be read as a table: {error}",
+                          "give a Parquet file with a column of paths") from error
