@@ -1,7 +1,8 @@
 """Pipeline efficiency: raw forward seconds of the same batches, in memory, over the run's seconds, end to end.
 
-From a JPEG-tiled TIFF to stitched OME-Zarr, patches of 512, overlap 64. The raw forward pass runs with as many threads as the
-run, each calling the same session, before and after each run, in the same process; its mean is what the run is compared with.
+From a JPEG-tiled TIFF to stitched OME-Zarr, patches of 512, overlap 64. The raw forward pass runs with as many threads
+as the run, each calling the same session, before and after each run, in the same process; its mean is what the run is
+compared with.
 
     python benchmarks/efficiency.py [--size 8192] [--repeat 3] [--only three]
 """
@@ -82,8 +83,18 @@ def measure(image: Path, model: Path, options: dict[str, object], threads: int, 
     before = raw_forward(model, 40, threads)
     watch = Stopwatch()
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        run = patchloom.predict(str(image), str(model), f"{out}/run", patch=PATCH, overlap=OVERLAP, scale=255, batch=1,
-                                threads=threads, callbacks=[watch], **options)
+        run = patchloom.predict(
+            str(image),
+            str(model),
+            f"{out}/run",
+            patch=PATCH,
+            overlap=OVERLAP,
+            scale=255,
+            batch=1,
+            threads=threads,
+            callbacks=[watch],
+            **options,
+        )
         patches = len(run[image.name])
     after = raw_forward(model, 40, threads)
     raw = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
@@ -110,15 +121,21 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(exist_ok=True)
     image = jpeg_image(arguments.folder / f"tissue-{arguments.size}.tif", arguments.size)
-    models = {"three": three_convolutions(arguments.folder / "three.onnx"), "unet": unet(arguments.folder / "unet.onnx")}
-    table = Table(title=f"{arguments.size} x {arguments.size} px, {arguments.threads} threads; medians of {arguments.repeat}")
+    models = {
+        "three": three_convolutions(arguments.folder / "three.onnx"),
+        "unet": unet(arguments.folder / "unet.onnx"),
+    }
+    table = Table(
+        title=f"{arguments.size} x {arguments.size} px, {arguments.threads} threads; medians of {arguments.repeat}"
+    )
     for heading in ("case", "efficiency wall", "efficiency CPU", "raw ms", "raw CPU ms", "run ms", "run CPU ms"):
         table.add_column(heading, justify="left" if heading == "case" else "right")
     for title, model, options in CASES:
         if arguments.only and arguments.only not in title:
             continue
-        results = [measure(image, models[model], options, arguments.threads, arguments.folder)
-                   for _ in range(arguments.repeat)]
+        results = [
+            measure(image, models[model], options, arguments.threads, arguments.folder) for _ in range(arguments.repeat)
+        ]
         medians = [statistics.median(column) for column in zip(*results, strict=True)]
         table.add_row(title, f"{medians[0]:.3f}", f"{medians[1]:.3f}", *(f"{value:.1f}" for value in medians[2:]))
     Console(width=140).print(table)

@@ -31,15 +31,25 @@ def large_image(path: Path, size: int) -> Path:
     """JPEG-tiled TIFF of any size in little time: sixteen different tiles, over and over."""
     random = np.random.default_rng(0)
     ramps = np.add.outer(np.arange(TILE), np.arange(TILE))[..., None] // 4
-    tiles = [imagecodecs.jpeg8_encode((ramps + random.integers(0, 60, (TILE, TILE, 3))).astype(np.uint8), level=85)
-             for _ in range(16)]
+    tiles = [
+        imagecodecs.jpeg8_encode((ramps + random.integers(0, 60, (TILE, TILE, 3))).astype(np.uint8), level=85)
+        for _ in range(16)
+    ]
     count = (-(-size // TILE)) ** 2
 
     def encoded() -> Iterator[bytes]:
         return (tiles[i * 7 % 16] for i in range(count))
 
-    tifffile.imwrite(path, encoded(), shape=(size, size, 3), dtype="uint8", tile=(TILE, TILE), compression="jpeg",
-                     photometric="rgb", bigtiff=True)
+    tifffile.imwrite(
+        path,
+        encoded(),
+        shape=(size, size, 3),
+        dtype="uint8",
+        tile=(TILE, TILE),
+        compression="jpeg",
+        photometric="rgb",
+        bigtiff=True,
+    )
     return path
 
 
@@ -75,8 +85,11 @@ def main() -> None:
     table = Table(title="peak resident memory, MiB (three convolutions, patch 512, overlap 64, batch 1, 2 threads)")
     for heading in ("output", *(f"{size:,} px" for size in arguments.sizes), "largest / smallest"):
         table.add_column(heading, justify="right")
-    for title, options in (("class map", {"reduce": "argmax"}), ("float32 scores", {}),
-                           ("float32 scores, gaussian", {"blend": "gaussian"})):
+    for title, options in (
+        ("class map", {"reduce": "argmax"}),
+        ("float32 scores", {}),
+        ("float32 scores, gaussian", {"blend": "gaussian"}),
+    ):
         peaks = []
         for size in arguments.sizes:
             image = large_image(arguments.folder / f"large-{size}.tif", size)

@@ -24,8 +24,10 @@ class Network:
         name = f"c{len(self._nodes)}"
         scale = (2 / (channels_in * size * size)) ** 0.5
         weights = self._random.normal(0, scale, (channels, channels_in, size, size)).astype(np.float32)
-        self._weights += [numpy_helper.from_array(weights, f"{name}w"),
-                          numpy_helper.from_array(np.zeros(channels, np.float32), f"{name}b")]
+        self._weights += [
+            numpy_helper.from_array(weights, f"{name}w"),
+            numpy_helper.from_array(np.zeros(channels, np.float32), f"{name}b"),
+        ]
         self.parameters += weights.size + channels
         self._add("Conv", [x, f"{name}w", f"{name}b"], name, pads=[size // 2] * 4, kernel_shape=[size, size])
         return self._add("Relu", [name], f"{name}r") if relu else name
@@ -46,9 +48,12 @@ class Network:
     def save(self, path: Path, output: str, channels_in: int, channels: int) -> Path:
         self._add("Identity", [output], "scores")
         graph = helper.make_graph(
-            self._nodes, path.stem,
+            self._nodes,
+            path.stem,
             [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", channels_in, "H", "W"])],
-            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", channels, "H", "W"])], self._weights)
+            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", channels, "H", "W"])],
+            self._weights,
+        )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
         onnx.save(model, path)
         return path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from patchloom.api import Run, open, plan, predict  # noqa: A004
+    from patchloom.api import Run, open, plan, predict
     from patchloom.config import Config
     from patchloom.engine.plan import Plan
     from patchloom.errors import Interrupted, PatchloomError
@@ -19,10 +19,21 @@ if TYPE_CHECKING:
     from patchloom.models.model import Head, Model
 
 _HOMES = {
-    "Config": "config", "Grid": "geometry.grid", "Head": "models.model", "Image": "images.image",
-    "ImageInfo": "images.image", "Interrupted": "errors", "Model": "models.model", "PatchloomError": "errors",
-    "Plan": "engine.plan", "Region": "geometry.region", "Run": "api", "Source": "images.source", "open": "api",
-    "plan": "api", "predict": "api",
+    "Config": "config",
+    "Grid": "geometry.grid",
+    "Head": "models.model",
+    "Image": "images.image",
+    "ImageInfo": "images.image",
+    "Interrupted": "errors",
+    "Model": "models.model",
+    "PatchloomError": "errors",
+    "Plan": "engine.plan",
+    "Region": "geometry.region",
+    "Run": "api",
+    "Source": "images.source",
+    "open": "api",
+    "plan": "api",
+    "predict": "api",
 }
 
 __all__ = [

@@ -28,13 +28,28 @@ from patchloom.run import Run
 
 __all__ = ["Run", "open", "plan", "predict"]
 
-OURS = {"run.json", "journal", "dense", "patches", "lock", ".lock-guard", "index.sqlite", "index.sqlite-wal",
-        "index.sqlite-shm"}
+OURS = {
+    "run.json",
+    "journal",
+    "dense",
+    "patches",
+    "lock",
+    ".lock-guard",
+    "index.sqlite",
+    "index.sqlite-wal",
+    "index.sqlite-shm",
+}
 
 
 def predict(
-    source: Any, model: Any, out: str | Path, *, overwrite: bool = False, callbacks: Sequence[Callback] = (),
-    config: Config | None = None, **options: Any,
+    source: Any,
+    model: Any,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+    config: Config | None = None,
+    **options: Any,
 ) -> Run:
     """Predict every patch of every image, and keep the predictions in a folder.
 
@@ -43,8 +58,8 @@ def predict(
     Parameters
     ----------
     source
-        Path of an image or a folder, a glob, a list of paths, a manifest (``.csv``, ``.parquet``), a mapping of names to
-        arrays, or a `Source`.
+        Path of an image or a folder, a glob, a list of paths, a manifest (``.csv``, ``.parquet``), a mapping of names
+        to arrays, or a `Source`.
     model
         Path (``.onnx``, ``.pt``, ``.pt2``, …), ``"package.module:function"``, a ``torch.nn.Module``, or any callable
         from a batch ``(N, C, [Z,] Y, X)`` to predictions.
@@ -82,7 +97,12 @@ def predict(
 
 
 def plan(
-    source: Any, model: Any, out: str | Path | None = None, *, overwrite: bool = False, config: Config | None = None,
+    source: Any,
+    model: Any,
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    config: Config | None = None,
     **options: Any,
 ) -> Plan:
     """What `predict` would do with the same arguments; nothing is written.
@@ -97,7 +117,7 @@ def plan(
     return session.plan(existing=out is not None and not overwrite)
 
 
-def open(path: str | Path) -> Run:  # noqa: A001 - as in `patchloom.open`
+def open(path: str | Path) -> Run:
     """Open an existing run, read-only unless it is resumed.
 
     Raises
@@ -117,17 +137,17 @@ def _config(config: Config | None, options: dict[str, Any]) -> Config:
     return (config or Config()).replace(**options) if options else config or Config()
 
 
-def _resume(
-    run: Run, model: Any, source: Any, callbacks: Sequence[Callback], options: dict[str, Any]
-) -> Run:
+def _resume(run: Run, model: Any, source: Any, callbacks: Sequence[Callback], options: dict[str, Any]) -> Run:
     document = run.document
     if model is None:
         model = document.model["spec"]
     if model is None:
         raise UsageError("the run was made with a live model, which has to be given again", "run.resume(model=…)")
-    if source is None and document.source is None:
-        raise UsageError("the run was made from arrays, which have to be given again", "run.resume(source=…)")
-    found = from_spec(document.source) if source is None else as_source(source, axes=document.config.axes)
+    if source is None:
+        if document.source is None:
+            raise UsageError("the run was made from arrays, which have to be given again", "run.resume(source=…)")
+        source = from_spec(document.source)
+    found = as_source(source, axes=document.config.axes)
     config = document.config.replace(**{name: value for name, value in options.items() if value is not None})
     return _Session(run.path, found, model, config, callbacks).run(must_exist=True)
 
@@ -210,14 +230,29 @@ class _Session:
     def _document(self, ready: Ready) -> RunDocument:
         model = {"spec": self._spec, "name": self._model.info.name, "identity": self._identity}
         hook = function_identity(self._config.preprocess) if callable(self._config.preprocess) else None
-        return RunDocument(self._config, self._source.spec(), model, ready.layout.ndim, ready.layout.raw_heads,
-                           ready.layout.unit_width, ready.channels, ready.image_dtype.name, hook)
+        return RunDocument(
+            self._config,
+            self._source.spec(),
+            model,
+            ready.layout.ndim,
+            ready.layout.raw_heads,
+            ready.layout.unit_width,
+            ready.channels,
+            ready.image_dtype.name,
+            hook,
+        )
 
     def _started(self, index: Index, found: Survey, *, resumed: bool) -> RunStarted:
         counts = index.counts()
         partial = [row for row, _ in zip(index.images("partial"), range(16), strict=False)]
-        return RunStarted(found.images, counts["done"], counts["done"], sum(row.patches_done for row in partial),
-                          tuple(row.name for row in partial), resumed)
+        return RunStarted(
+            found.images,
+            counts["done"],
+            counts["done"],
+            sum(row.patches_done for row in partial),
+            tuple(row.name for row in partial),
+            resumed,
+        )
 
     def _emit(self, event: Event) -> None:
         for callback in self._callbacks:
@@ -254,4 +289,3 @@ def _discard(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for name in ("journal", "patches", "dense"):
         shutil.rmtree(folder / name, ignore_errors=True)
-

@@ -200,62 +200,109 @@ class Config:
     """
 
     patch: tuple[int, ...] | None = _option(
-        "Patches", "Patch size in pixels, one number or one an axis (y,x; z first in 3-D). "
-        "Default: the model's fixed input, else 512.", None, parse=at_least(1), metavar="N[,N]")
+        "Patches",
+        "Patch size in pixels, one number or one an axis (y,x; z first in 3-D). "
+        "Default: the model's fixed input, else 512.",
+        None,
+        parse=at_least(1),
+        metavar="N[,N]",
+    )
     overlap: tuple[int, ...] | None = _option(
-        "Patches", "Pixels that neighbouring patches share. Default 0.", None, parse=at_least(0), metavar="N[,N]")
+        "Patches", "Pixels that neighbouring patches share. Default 0.", None, parse=at_least(0), metavar="N[,N]"
+    )
     stride: tuple[int, ...] | None = _option(
-        "Patches", "Pixels from one patch to the next, instead of --overlap.", None, parse=at_least(1), metavar="N[,N]")
+        "Patches", "Pixels from one patch to the next, instead of --overlap.", None, parse=at_least(1), metavar="N[,N]"
+    )
     edge: Edge = _choice(  # noqa: RUF009
-        "Patches", "At the far edges: move the last patch inward, pad the image, or drop what does not fit.", "shift",
-        Edge)
+        "Patches",
+        "At the far edges: move the last patch inward, pad the image, or drop what does not fit.",
+        "shift",
+        Edge,
+    )
     pad: Pad = _choice(  # noqa: RUF009
-        "Patches", "How to pad where --edge pad does, and images smaller than a patch.", "reflect", Pad)
+        "Patches", "How to pad where --edge pad does, and images smaller than a patch.", "reflect", Pad
+    )
     fill: float = _option("Patches", "Value for --pad constant.", 0.0, parse=number, metavar="NUMBER")
     blend: Blend = _choice("Patches", "How overlapping predictions become one.", "crop", Blend)  # noqa: RUF009
 
     axes: str | None = _option(
-        "Input", "Axes of the images where the files do not say, such as YXC or TCYX.", None, parse=axes_letters,
-        metavar="LETTERS")
+        "Input",
+        "Axes of the images where the files do not say, such as YXC or TCYX.",
+        None,
+        parse=axes_letters,
+        metavar="LETTERS",
+    )
     channels: tuple[int | str, ...] | None = _option(
-        "Input", "Channels that the model gets, by index or name, in this order.", None, parse=channel_list,
-        metavar="N[,N]")
+        "Input",
+        "Channels that the model gets, by index or name, in this order.",
+        None,
+        parse=channel_list,
+        metavar="N[,N]",
+    )
     level: int = _option("Input", "Resolution level to read, 0 the finest.", 0, parse=integer, metavar="N")
     scale: float | None = _option(
-        "Model", "Divide pixels by this before --mean and --std (255 for most 8-bit models).", None, parse=finite,
-        metavar="NUMBER")
+        "Model",
+        "Divide pixels by this before --mean and --std (255 for most 8-bit models).",
+        None,
+        parse=finite,
+        metavar="NUMBER",
+    )
     mean: tuple[float, ...] | None = _option(
-        "Model", "Subtract this, one number or one a channel.", None, parse=numbers, metavar="NUMBER[,NUMBER]")
+        "Model", "Subtract this, one number or one a channel.", None, parse=numbers, metavar="NUMBER[,NUMBER]"
+    )
     std: tuple[float, ...] | None = _option(
-        "Model", "Then divide by this, one number or one a channel.", None, parse=numbers, metavar="NUMBER[,NUMBER]")
+        "Model", "Then divide by this, one number or one a channel.", None, parse=numbers, metavar="NUMBER[,NUMBER]"
+    )
     preprocess: str | None = _option(
-        "Model", "Your own step on a batch, after the above.", None, metavar="MODULE:FUNCTION")
+        "Model", "Your own step on a batch, after the above.", None, metavar="MODULE:FUNCTION"
+    )
     reduce: tuple[str, ...] = _option(
-        "Model", "softmax, sigmoid, argmax, threshold:T, uint8 or float16, several in order; HEAD=… for one head.", (),
-        parse=reductions, metavar="STEP[,STEP]")
+        "Model",
+        "softmax, sigmoid, argmax, threshold:T, uint8 or float16, several in order; HEAD=… for one head.",
+        (),
+        parse=reductions,
+        metavar="STEP[,STEP]",
+    )
     classes: tuple[str, ...] | None = _option(
-        "Model", "Names of the channels of the prediction.", None, parse=unique_names, metavar="NAME[,NAME]")
+        "Model", "Names of the channels of the prediction.", None, parse=unique_names, metavar="NAME[,NAME]"
+    )
     arch: str | None = _option(
-        "Model", "Builds the module that a state dict is loaded into.", None, metavar="MODULE:BUILDER")
+        "Model", "Builds the module that a state dict is loaded into.", None, metavar="MODULE:BUILDER"
+    )
     model_id: str | None = _option("Model", "Name of a live model that cannot be hashed.", None)
     allow_pickle: bool = _option(
-        "Model", "Run code that the model file contains. Only for files that you trust.", False, parse=yes_or_no,
-        is_flag=True)
+        "Model",
+        "Run code that the model file contains. Only for files that you trust.",
+        False,
+        parse=yes_or_no,
+        is_flag=True,
+    )
 
     nodata: float | None = _option(
-        "Output", "Value of output that was never predicted. Default: NaN, or the largest integer.", None, parse=number,
-        metavar="NUMBER")
+        "Output",
+        "Value of output that was never predicted. Default: NaN, or the largest integer.",
+        None,
+        parse=number,
+        metavar="NUMBER",
+    )
     batch: int | Literal["auto"] = _option(
-        "Execution", "Patches a forward pass.", "auto", parse=auto_or_count, metavar="N|auto")
+        "Execution", "Patches a forward pass.", "auto", parse=auto_or_count, metavar="N|auto"
+    )
     device: str = _option("Execution", "cpu, cuda:0 or auto.", "auto", metavar="NAME")
     threads: int | Literal["auto"] = _option(
-        "Execution", "Pipeline threads; auto is one a core.", "auto", parse=auto_or_count, metavar="N|auto")
+        "Execution", "Pipeline threads; auto is one a core.", "auto", parse=auto_or_count, metavar="N|auto"
+    )
     memory: int | None = _option(
-        "Execution", "Memory that the run may take, such as 4GB. Default: a quarter of the machine's.", None,
-        parse=memory_size, metavar="SIZE")
+        "Execution",
+        "Memory that the run may take, such as 4GB. Default: a quarter of the machine's.",
+        None,
+        parse=memory_size,
+        metavar="SIZE",
+    )
     executor: str = _choice("Execution", "Who runs the units.", "local", Literal["local"])
     on_error: OnError = _choice(  # noqa: RUF009
-        "Execution", "Record a failed image and go on, or raise.", "record", OnError)
+        "Execution", "Record a failed image and go on, or raise.", "record", OnError
+    )
 
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
@@ -274,8 +321,10 @@ class Config:
         if self.patch is not None and self.overlap is not None:
             patch, overlap = _paired(self.patch, self.overlap)
             if any(o >= p for p, o in zip(patch, overlap, strict=True)):
-                raise UsageError(f"overlap {shown(self.overlap)} is not below patch {shown(self.patch)}",
-                                 "choose a smaller overlap or a larger patch")
+                raise UsageError(
+                    f"overlap {shown(self.overlap)} is not below patch {shown(self.patch)}",
+                    "choose a smaller overlap or a larger patch",
+                )
         for name in ("scale", "std"):
             value = getattr(self, name)
             if value is not None and 0 in (value if isinstance(value, tuple) else (value,)):
@@ -319,8 +368,23 @@ OPTIONS: Mapping[str, Option] = {item.name: item.metadata["option"] for item in 
 """All options by name, in the order in which help shows them."""
 
 CHANGES_PREDICTIONS = (
-    "patch", "overlap", "stride", "edge", "pad", "fill", "blend", "axes", "channels", "level", "scale", "mean", "std",
-    "preprocess", "reduce", "classes", "nodata",
+    "patch",
+    "overlap",
+    "stride",
+    "edge",
+    "pad",
+    "fill",
+    "blend",
+    "axes",
+    "channels",
+    "level",
+    "scale",
+    "mean",
+    "std",
+    "preprocess",
+    "reduce",
+    "classes",
+    "nodata",
 )
 """Options that are part of the fingerprint."""
 

@@ -139,7 +139,11 @@ class Run(Mapping[str, "ImagePredictions"]):
                 yield (name, *key, prediction)
 
     def patches(
-        self, where: str | None = None, sort: str | None = None, limit: int | None = None, head: str | None = None,
+        self,
+        where: str | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+        head: str | None = None,
         image: str | None = None,
     ) -> PatchTable:
         """Table of the patches of a vector head, one row each.
@@ -169,8 +173,16 @@ class Run(Mapping[str, "ImagePredictions"]):
         chosen = self._vector_head(head)
         units = self._index.units() if image is None else list(dict.fromkeys(p.unit for p in self._index.parts(image)))
         files = [self.path / self.layout.table_name(chosen, unit) for unit in units]
-        return PatchTable(files, chosen, self.layout.ndim, where=where, sort=sort, limit=limit, image=image,
-                          current=self._current(chosen, units))
+        return PatchTable(
+            files,
+            chosen,
+            self.layout.ndim,
+            where=where,
+            sort=sort,
+            limit=limit,
+            image=image,
+            current=self._current(chosen, units),
+        )
 
     def status(self) -> RunStatus:
         """How far the run is."""
@@ -201,8 +213,15 @@ class Run(Mapping[str, "ImagePredictions"]):
         export(self, Path(path), image=image, head=head, level=level)
 
     def resume(
-        self, *, model: Any = None, source: Any = None, callbacks: Sequence[Callback] = (), batch: int | str | None = None,
-        threads: int | str | None = None, memory: int | str | None = None, device: str | None = None,
+        self,
+        *,
+        model: Any = None,
+        source: Any = None,
+        callbacks: Sequence[Callback] = (),
+        batch: int | str | None = None,
+        threads: int | str | None = None,
+        memory: int | str | None = None,
+        device: str | None = None,
     ) -> Run:
         """Go on with what is not done, and try again what failed.
 
@@ -224,8 +243,13 @@ class Run(Mapping[str, "ImagePredictions"]):
 
     def _repr_html_(self) -> str:
         status = self.status()
-        rows = [("model", self.document.model["name"]), ("done", status.done), ("failed", status.failed),
-                ("left", status.left), ("heads", ", ".join(f"{head.name} ({head.kind})" for head in self.heads))]
+        rows = [
+            ("model", self.document.model["name"]),
+            ("done", status.done),
+            ("failed", status.failed),
+            ("left", status.left),
+            ("heads", ", ".join(f"{head.name} ({head.kind})" for head in self.heads)),
+        ]
         cells = "".join(f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows)
         return f"<table><caption>{html.escape(str(self.path))}</caption>{cells}</table>"
 
@@ -258,7 +282,9 @@ class Run(Mapping[str, "ImagePredictions"]):
     def _vector_head(self, name: str | None) -> Head:
         vectors = self.layout.vector_heads
         if not vectors:
-            raise UsageError("the run has no table: its heads are maps", "see run[image].stitched(), `patchloom export`")
+            raise UsageError(
+                "the run has no table: its heads are maps", "see run[image].stitched(), `patchloom export`"
+            )
         if name is None:
             return vectors[0]
         head = self.layout.head(name)
@@ -267,15 +293,18 @@ class Run(Mapping[str, "ImagePredictions"]):
         return head
 
     def _current(self, head: Head, units: Sequence[str]) -> dict[Path, set[str]]:
-        return {self.path / self.layout.table_name(head, unit): images
-                for unit, images in self._index.superseded().items() if unit in set(units)}
+        return {
+            self.path / self.layout.table_name(head, unit): images
+            for unit, images in self._index.superseded().items()
+            if unit in set(units)
+        }
 
 
 class ImagePredictions(Mapping[Key, Prediction]):
     """Mapping from patch origins to predictions: NumPy arrays, or dicts of them where there are several heads.
 
-    A dense head gives the patch's part of the stitched map, ``(C, [Z,] Y, X)`` clipped to the image; a vector head gives
-    ``(K,)`` or a number.
+    A dense head gives the patch's part of the stitched map, ``(C, [Z,] Y, X)`` clipped to the image; a vector head
+    gives ``(K,)`` or a number.
     """
 
     def __init__(self, run: Run, row: ImageRow) -> None:
@@ -309,8 +338,9 @@ class ImagePredictions(Mapping[Key, Prediction]):
         place = None if loops is None else self.grid.index_of(start)
         parts = self._parts_of(loops, start) if place is not None else None
         if loops is None or parts is None:
-            raise NotPredictedError(f"no patch of {self.image!r} starts at {tuple(key)}",
-                                    "`run[image].grid` says where patches start")
+            raise NotPredictedError(
+                f"no patch of {self.image!r} starts at {tuple(key)}", "`run[image].grid` says where patches start"
+            )
         values = {head.name: self._read(head, loops, start, parts) for head in self._run.heads}
         return next(iter(values.values())) if len(values) == 1 else values
 
@@ -354,9 +384,12 @@ class ImagePredictions(Mapping[Key, Prediction]):
         sizes = [min(p, n - a) for p, n, a in zip(self.grid.patch, self.info.plane, start, strict=True)]
         loop_values = {axis.lower(): i for axis, i in zip(self.info.loop_axes, loops, strict=True)}
         place = self.grid.place_of(index)
-        return loop_values | {axis.lower(): a for axis, a in zip(axes, start, strict=True)} | {
-            SPATIAL_WORDS[axis][1]: n for axis, n in zip(axes, sizes, strict=True)} | {
-            SPATIAL_WORDS[axis][0]: i for axis, i in zip(axes, place, strict=True)}
+        return (
+            loop_values
+            | {axis.lower(): a for axis, a in zip(axes, start, strict=True)}
+            | {SPATIAL_WORDS[axis][1]: n for axis, n in zip(axes, sizes, strict=True)}
+            | {SPATIAL_WORDS[axis][0]: i for axis, i in zip(axes, place, strict=True)}
+        )
 
     def nearest(self, key: Key) -> Key | None:
         """Origin of the patch that starts nearest to `key`, for messages."""
@@ -364,8 +397,13 @@ class ImagePredictions(Mapping[Key, Prediction]):
         if loops is None or not len(self.grid):
             return None
         axes = self.grid.axes
-        place = [min(range(max(0, a // axis.stride - 1), min(axis.count, a // axis.stride + 2)) or [axis.count - 1],
-                     key=lambda i, axis=axis, a=a: abs(axis.start(i) - a)) for axis, a in zip(axes, start, strict=True)]
+        place = [
+            min(
+                range(max(0, a // axis.stride - 1), min(axis.count, a // axis.stride + 2)) or [axis.count - 1],
+                key=lambda i, axis=axis, a=a: abs(axis.start(i) - a),
+            )
+            for axis, a in zip(axes, start, strict=True)
+        ]
         return (*loops, *self.grid.start(place))
 
     def stitched(self, head: str | None = None, level: int = 0) -> StitchedMap:
@@ -440,4 +478,3 @@ class ImagePredictions(Mapping[Key, Prediction]):
         by_axis: dict[str, int | slice] = dict(zip(self.info.loop_axes, loops, strict=True))
         by_axis |= dict(zip(spatial_axes(len(area.shape)), area.slices, strict=True))
         return tuple(by_axis.get(axis, slice(None)) for axis in axes)
-

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import patchloom
-from patchloom.engine import plan as planning
 from patchloom.engine import prepare, reading
 from patchloom.geometry import units
 from patchloom.testing.oracle import Oracle, positions_in_patch, smoothed

@@ -33,8 +33,18 @@ def a_map(folder, shape, channels, dtype, scale, loops=("", ())):
     classes = tuple(map(str, range(channels or 0)))
     head = Head("p", "dense", np.dtype(dtype), head_shape, (Fraction(1),) * len(shape), classes)
     unit = tuple(int(u * scale) for u in dense_unit(len(shape), [(scale,) * len(shape)]))
-    return DenseMap(folder / "x.zarr", head, *loops, shape, unit, default_nodata(head.dtype), channels is None,
-                    {"Y": 0.5, "X": 0.25}, {"Y": "micrometer"}, "x")
+    return DenseMap(
+        folder / "x.zarr",
+        head,
+        *loops,
+        shape,
+        unit,
+        default_nodata(head.dtype),
+        channels is None,
+        {"Y": 0.5, "X": 0.25},
+        {"Y": "micrometer"},
+        "x",
+    )
 
 
 def block_of(layout, pixels, index):
@@ -86,7 +96,8 @@ def test_spacing_doubles_from_level_to_level(tmp_path):
     document = json.loads((tmp_path / "x.zarr/zarr.json").read_text())
     datasets = document["attributes"]["ome"]["multiscales"][0]["datasets"]
     assert [d["coordinateTransformations"][0]["scale"] for d in datasets] == [
-        [1.0, 0.5 * 2**level, 0.25 * 2**level] for level in range(len(layout.levels))]
+        [1.0, 0.5 * 2**level, 0.25 * 2**level] for level in range(len(layout.levels))
+    ]
 
 
 def test_a_chunk_that_was_not_written_reads_as_nodata(tmp_path):

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from patchloom.errors import RunDamagedError
 from patchloom.models.model import Head
-from patchloom.predictions.patches import ROW_GROUP, PatchFile, PatchFiles, UnitRows, encode_unit, key_columns, score_columns
+from patchloom.predictions.patches import (
+    ROW_GROUP,
+    PatchFile,
+    PatchFiles,
+    UnitRows,
+    encode_unit,
+    key_columns,
+    score_columns,
+)
 
 
 def a_head(count=3, dtype="f4", classes=None):

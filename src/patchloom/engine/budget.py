@@ -65,8 +65,7 @@ class Budget:
     def projected(self, width: int | None) -> int:
         """Peak resident bytes with units of this width."""
         across = min(width or usual_width(self.layout.ndim), self.widest)
-        return (self.fixed + OVERHEAD + 2 * self.largest_chunk + self._stitched(across)
-                + self.decoded(across))
+        return self.fixed + OVERHEAD + 2 * self.largest_chunk + self._stitched(across) + self.decoded(across)
 
     def decoded(self, width: int | None) -> int:
         """Decoded pixels that may be held: what two patch rows across a unit need."""
@@ -107,7 +106,8 @@ def check_memory(projected: int, allowed: int) -> None:
     if projected > allowed:
         raise MemoryBudgetError(
             f"the run would take {size_text(projected)} of memory, and {size_text(allowed)} are allowed",
-            "raise --memory, or choose a smaller --batch, fewer --threads or a smaller --patch")
+            "raise --memory, or choose a smaller --batch, fewer --threads or a smaller --patch",
+        )
 
 
 def size_text(size: float) -> str:

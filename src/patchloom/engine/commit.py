@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,21 @@ class Commits:
     def begin(self, work: ImageWork, identity: str, info: PlaneInfo) -> None:
         """Make an image's maps and record that it was begun."""
         files = [record for layout in work.maps.values() for record in layout.create()]
-        self._submit(Submission(files, [{
-            "is": "image", "image": work.name, "identity": identity, "info": info.to_json(), "patches": work.patches,
-            "files": self._named(files)}]))
+        self._submit(
+            Submission(
+                files,
+                [
+                    {
+                        "is": "image",
+                        "image": work.name,
+                        "identity": identity,
+                        "info": info.to_json(),
+                        "patches": work.patches,
+                        "files": self._named(files),
+                    }
+                ],
+            )
+        )
 
     def forget(self, image: str) -> None:
         """Record that an image changed: what was predicted of it counts no more, and its maps are removed."""
@@ -118,8 +131,9 @@ class Commits:
 
     def finish(self, part: UnitPart) -> list[Task]:
         """Tasks that write a complete part, shard by shard."""
-        shards = [(unit_map, index) for unit_map in part.maps.values()
-                  for index in unit_map.layout.shards(0, unit_map.region)]
+        shards = [
+            (unit_map, index) for unit_map in part.maps.values() for index in unit_map.layout.shards(0, unit_map.region)
+        ]
         if not shards:
             return [lambda: self._written(part, [])]
         left = itertools.count(len(shards) - 1, -1)
@@ -130,7 +144,7 @@ class Commits:
         """Tasks that commit what was held back."""
         with self._lock:
             groups, self._groups = self._groups, {}
-        return [lambda group=group: self._commit(group) for group in groups.values()]
+        return [partial(self._commit, group) for group in groups.values()]
 
     def complete(self, work: ImageWork) -> None:
         """Finish an image whose parts are all submitted: the upper levels of its pyramids, then its record."""
@@ -189,7 +203,9 @@ class Commits:
                 self.complete(part.work)
 
     def _unit_submission(self, unit: str, parts: Sequence[UnitPart], files: list[FileRecord]) -> Submission:
-        offset, described, bad = 0, [], {}
+        offset = 0
+        described: list[Any] = []
+        bad: dict[str, int] = {}
         for part in parts:
             described.append([part.work.name, part.loops, part.region.start, part.region.shape, part.patches, offset])
             offset += part.patches
@@ -202,9 +218,13 @@ class Commits:
         return Submission(files, [record], [UnitCommitted(unit, images, offset)])
 
     def _next_level(self, work: ImageWork, level: int, levels: int, records: list[FileRecord]) -> None:
-        shards = [(layout, loops, index) for layout in work.maps.values() if level < len(layout.levels)
-                  for loops in indices(layout.loop_shape)
-                  for index in layout.shards(level, Region.whole(layout.levels[level]))]
+        shards = [
+            (layout, loops, index)
+            for layout in work.maps.values()
+            if level < len(layout.levels)
+            for loops in indices(layout.loop_shape)
+            for index in layout.shards(level, Region.whole(layout.levels[level]))
+        ]
         if level >= levels or not shards:
             self._complete(work, records)
             return
@@ -243,7 +263,7 @@ class Commits:
                 continue  # what comes after an error is not acknowledged
             try:
                 self._write([submission for submission in waiting if submission is not None])
-            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            except BaseException as error:
                 self._broken = True
                 self.abort(error)
 
@@ -270,6 +290,5 @@ def _blocks(unit_map: UnitMap, index: tuple[int, ...]) -> Callable[[tuple[int, .
     """What gives the chunks of one shard out of a unit's map."""
     layout = unit_map.layout
     counts = layout.shard_counts(0)
-    first = [i * n - a // c for i, n, a, c in
-             zip(index, counts, unit_map.region.start, layout.chunk, strict=True)]
+    first = [i * n - a // c for i, n, a, c in zip(index, counts, unit_map.region.start, layout.chunk, strict=True)]
     return lambda place: unit_map.block(tuple(f + p for f, p in zip(first, place, strict=True)))

@@ -107,15 +107,19 @@ class Feed:
         if first.channels != self.channels:
             raise ImageMismatchError(
                 f"{name} has {first.channels} channels, and the model gets {self.channels}",
-                "choose channels with --channels, or predict on these images apart")
+                "choose channels with --channels, or predict on these images apart",
+            )
         if self.dtype.kind in "iu" and not np.can_cast(first.dtype, self.dtype, "safe"):
-            raise ImageMismatchError(f"{name} has {first.dtype} pixels, and the model gets {self.dtype}",
-                                     "give --scale, or predict on these images apart")
+            raise ImageMismatchError(
+                f"{name} has {first.dtype} pixels, and the model gets {self.dtype}",
+                "give --scale, or predict on these images apart",
+            )
         block = BlockStore(first).block_bytes
         if block > self.largest_block:
             raise ImageTooLargeError(
                 f"{name}: one chunk of {'x'.join(map(str, first.chunks))} pixels takes {block / 1e9:.1f} GB decoded",
-                "raise --memory, or store it in tiles")
+                "raise --memory, or store it in tiles",
+            )
         return views
 
     def _begin(self, entry: Entry, image: Image, views: Planes, row: ImageRow | None) -> ImageWork:
@@ -123,8 +127,7 @@ class Feed:
         grid = self.layout.grid(info.plane)
         maps = {head.name: self.layout.map(head, entry.name, info) for head in self.layout.dense_heads}
         grids = {head.name: grid.scaled(head.scale) for head in self.layout.dense_heads}
-        work = ImageWork(entry.name, image, grid, info.plane, maps, grids, self.layout.patches(info),
-                         views.loop_axes)
+        work = ImageWork(entry.name, image, grid, info.plane, maps, grids, self.layout.patches(info), views.loop_axes)
         work.bad_patches = row.bad_patches if row is not None else 0
         self.commits.begin(work, entry.identity, info)
         self.emit(ImageStarted(entry.name, work.patches, row.patches_done if row is not None else 0))
@@ -141,8 +144,18 @@ class Feed:
             rows, *columns = self.layout.contributors(work.grid, info, region)
             if not rows or not all(columns):
                 continue
-            parts.append(UnitPart(work, loops, region, rows, columns, openers.of(region), self.layout.vector_heads,
-                                  alone=len(units) > 1))
+            parts.append(
+                UnitPart(
+                    work,
+                    loops,
+                    region,
+                    rows,
+                    columns,
+                    openers.of(region),
+                    self.layout.vector_heads,
+                    alone=len(units) > 1,
+                )
+            )
         work.parts_left += len(parts)
         return parts, columns
 
@@ -156,8 +169,9 @@ class _Openers:
         self._reduce: dict[str, Reduce] = {} if reduced_by_model else parse_reduce(layout.config.reduce, names)
         self._raw = {head.name: head for head in layout.raw_heads}
         blend = layout.config.blend
-        self._weights = {name: None if blend == "crop" else BlendWeights(grid, blend)
-                         for name, grid in work.head_grids.items()}
+        self._weights = {
+            name: None if blend == "crop" else BlendWeights(grid, blend) for name, grid in work.head_grids.items()
+        }
 
     def of(self, region: Region) -> Callable[[], dict[str, UnitMap]]:
         """What makes the maps of one unit."""
@@ -166,8 +180,16 @@ class _Openers:
     def _open(self, name: str, region: Region) -> UnitMap:
         raw: Head = self._raw[name]
         area = self._layout.map_region(raw, self._work.shape, region)
-        return UnitMap(self._work.maps[name], self._work.head_grids[name], area, raw.channels or 1, raw.dtype,
-                       self._weights[name], self._reduce.get(name) or None, self._pool)
+        return UnitMap(
+            self._work.maps[name],
+            self._work.head_grids[name],
+            area,
+            raw.channels or 1,
+            raw.dtype,
+            self._weights[name],
+            self._reduce.get(name) or None,
+            self._pool,
+        )
 
 
 def plane_info(image: Image, views: Planes, layout: RunLayout) -> PlaneInfo:
@@ -176,6 +198,6 @@ def plane_info(image: Image, views: Planes, layout: RunLayout) -> PlaneInfo:
     spacing = {}
     for axis, size in info.spacing.items():
         spacing[axis] = size * info.extent(axis) / info.extent(axis, level)
-    return PlaneInfo(tuple(views[0].shape), views.loop_axes, tuple(views.loop_shape), spacing, info.unit, info.crs,
-                     info.origin)
-
+    return PlaneInfo(
+        tuple(views[0].shape), views.loop_axes, tuple(views.loop_shape), spacing, info.unit, info.crs, info.origin
+    )

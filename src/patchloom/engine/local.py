@@ -26,7 +26,12 @@ POLL = 0.2
 
 
 def execute(
-    ready: Ready, entries: Callable[[], Iterator[Entry]], index: Index, journal: Journal, lock: Lock, emit: Callback,
+    ready: Ready,
+    entries: Callable[[], Iterator[Entry]],
+    index: Index,
+    journal: Journal,
+    lock: Lock,
+    emit: Callback,
     started: RunStarted,
 ) -> RunFinished:
     """Predict every image that is not done.
@@ -55,8 +60,17 @@ def execute(
     counter = _Counter(emit)
     emit = counter
     commits = Commits(ready.layout, journal, lock, emit, raise_failures=ready.layout.config.on_error == "raise")
-    feed = Feed(entries, ready.layout, index, commits, emit, ready.channels, ready.image_dtype, ready.memory // 2,
-                ready.reduced_by_model)
+    feed = Feed(
+        entries,
+        ready.layout,
+        index,
+        commits,
+        emit,
+        ready.channels,
+        ready.image_dtype,
+        ready.memory // 2,
+        ready.reduced_by_model,
+    )
     pipeline = Pipeline(feed.sweeps(), ready.predictor, commits, ready.limits, emit)
     commits.then, commits.abort = pipeline.then, pipeline.abort
     stopped = threading.Event()
@@ -84,10 +98,13 @@ def execute(
 
 def _finished(index: Index, seconds: float, patches: int, stopped: bool) -> RunFinished:
     counts = index.counts()
-    partial = tuple((row.name, row.patches_done / max(1, row.patches)) for row, _ in zip(
-        index.images("partial"), range(16), strict=False))
-    return RunFinished(counts["done"], counts["failed"], counts["left"] + counts["partial"], seconds, patches, stopped,
-                       partial)
+    partial = tuple(
+        (row.name, row.patches_done / max(1, row.patches))
+        for row, _ in zip(index.images("partial"), range(16), strict=False)
+    )
+    return RunFinished(
+        counts["done"], counts["failed"], counts["left"] + counts["partial"], seconds, patches, stopped, partial
+    )
 
 
 class _Counter:
@@ -128,4 +145,3 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-

@@ -1,8 +1,8 @@
 """Equal workers that take whatever is most downstream and ready: finish a unit, else predict a batch, else decode.
 
 Nobody waits for anybody while there is something to do, and no core is asked for twice: there are as many workers as
-cores, each with a single-threaded model call. Backpressure is the order of choice; memory is bounded by how far decoding
-may run ahead.
+cores, each with a single-threaded model call. Backpressure is the order of choice; memory is bounded by how far
+decoding may run ahead.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Pipeline:
             kind, task = chosen
             try:
                 task()
-            except BaseException as error:  # noqa: BLE001 - raised again by `run`, in the caller's thread
+            except BaseException as error:
                 self.abort(error)
             with self._changed:
                 self._running[kind] -= 1
@@ -292,8 +292,10 @@ class Pipeline:
     def _halved(self, patches: int, error: MemoryError) -> int:
         """Smaller batch from here on, after one of so many `patches` did not fit."""
         if patches == 1:
-            raise MemoryBudgetError("the model runs out of memory with a single patch",
-                                    "choose a smaller patch, or a device with more memory") from error
+            raise MemoryBudgetError(
+                "the model runs out of memory with a single patch",
+                "choose a smaller patch, or a device with more memory",
+            ) from error
         with self._changed:
             self._batch = min(self._batch, max(1, patches // 2))
         return max(1, patches // 2)

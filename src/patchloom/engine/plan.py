@@ -79,10 +79,30 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON can hold it."""
-        heads = [{"name": head.name, "kind": head.kind, "dtype": head.dtype.name, "shape": list(head.shape),
-                  "scale": [str(s) for s in head.scale], "classes": list(head.classes)} for head in self.heads]
-        names = ("images", "unreadable", "patches", "units", "bytes_out", "memory", "memory_allowed", "device", "batch",
-                 "threads", "estimated")
+        heads = [
+            {
+                "name": head.name,
+                "kind": head.kind,
+                "dtype": head.dtype.name,
+                "shape": list(head.shape),
+                "scale": [str(s) for s in head.scale],
+                "classes": list(head.classes),
+            }
+            for head in self.heads
+        ]
+        names = (
+            "images",
+            "unreadable",
+            "patches",
+            "units",
+            "bytes_out",
+            "memory",
+            "memory_allowed",
+            "device",
+            "batch",
+            "threads",
+            "estimated",
+        )
         return {name: getattr(self, name) for name in names} | {"heads": heads, "hints": list(self.hints)}
 
 
@@ -137,7 +157,12 @@ def _seconds(predictor: Predictor, batch: int) -> float:
 
 
 def make_plan(
-    found: Survey, layout: RunLayout, model: Model, predictor: Predictor, limits: Limits, memory: int,
+    found: Survey,
+    layout: RunLayout,
+    model: Model,
+    predictor: Predictor,
+    limits: Limits,
+    memory: int,
     hints: tuple[str, ...] = (),
 ) -> Plan:
     """Add up what the survey found."""
@@ -155,6 +180,17 @@ def make_plan(
                 bytes_out += size.planes * pixels * head.dtype.itemsize * (head.channels or 1)
     factor = found.factor
     return Plan(
-        found.images, round(found.unreadable * factor), round(patches * factor), round(units * factor),
-        round(bytes_out * factor), memory, allowed_memory(layout.config), model.info.device, limits.batch, limits.threads,
-        layout.heads, found.estimated, hints)
+        found.images,
+        round(found.unreadable * factor),
+        round(patches * factor),
+        round(units * factor),
+        round(bytes_out * factor),
+        memory,
+        allowed_memory(layout.config),
+        model.info.device,
+        limits.batch,
+        limits.threads,
+        layout.heads,
+        found.estimated,
+        hints,
+    )

@@ -39,8 +39,15 @@ class Predictor:
     """
 
     def __init__(
-        self, model: Model, heads: tuple[Head, ...], channels: int, patch: tuple[int, ...], dtype: np.dtype[Any],
-        preprocess: Preprocess | None, hook: Callable[[Any], Any] | None, threads: int,
+        self,
+        model: Model,
+        heads: tuple[Head, ...],
+        channels: int,
+        patch: tuple[int, ...],
+        dtype: np.dtype[Any],
+        preprocess: Preprocess | None,
+        hook: Callable[[Any], Any] | None,
+        threads: int,
     ) -> None:
         self.model, self.preprocess = model, preprocess
         self._heads = {head.name: head for head in heads}
@@ -125,7 +132,8 @@ class Predictor:
             found = "nothing" if values is None else f"shape {values.shape}"
             raise ModelOutputError(
                 f"{self.model.info.name}: head {head.name!r} gave {found}, and shape {(n, *head.shape)} in the trial",
-                "a model gives one prediction a patch, of one shape")
+                "a model gives one prediction a patch, of one shape",
+            )
         return values.astype(head.dtype, copy=False)
 
 
@@ -143,6 +151,9 @@ def check_channels(model: Model, channels: int, image: str) -> None:
     wanted = model.info.channels
     if wanted is not None and wanted != channels:
         choose = ",".join(map(str, range(wanted)))
-        raise ModelInputError(f"{model.info.name} takes {wanted} channels, and {image} has {channels}",
-                              f"choose channels with --channels {choose}" if wanted < channels else
-                              "choose images with as many channels as the model was trained on")
+        raise ModelInputError(
+            f"{model.info.name} takes {wanted} channels, and {image} has {channels}",
+            f"choose channels with --channels {choose}"
+            if wanted < channels
+            else "choose images with as many channels as the model was trained on",
+        )

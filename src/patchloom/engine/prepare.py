@@ -53,18 +53,26 @@ class Ready:
 
     def plan(self, found: Survey) -> Plan:
         """The plan for what the survey found."""
-        return planning.make_plan(found, self.layout, self.model, self.predictor, self.limits, self.projected,
-                                  self.hints)
+        return planning.make_plan(
+            found, self.layout, self.model, self.predictor, self.limits, self.projected, self.hints
+        )
 
 
 def load(model: object, config: Config, threads: int) -> Model:
     """Load the model; it may use several threads a call only where it is called by one thread at a time."""
     steps = Steps(_preprocess(config))
-    loaded = load_model(model, device=config.device, threads=1, arch=config.arch, allow_pickle=config.allow_pickle,
-                        steps=steps)
+    loaded = load_model(
+        model, device=config.device, threads=1, arch=config.arch, allow_pickle=config.allow_pickle, steps=steps
+    )
     if threads > 1 and not loaded.info.concurrent and loaded.info.device == "cpu":
-        loaded = load_model(model, device=config.device, threads=threads, arch=config.arch,
-                            allow_pickle=config.allow_pickle, steps=steps)
+        loaded = load_model(
+            model,
+            device=config.device,
+            threads=threads,
+            arch=config.arch,
+            allow_pickle=config.allow_pickle,
+            steps=steps,
+        )
     return loaded
 
 
@@ -98,15 +106,21 @@ def resolved(config: Config, model: Model) -> Config:
     if fixed is not None and patch != fixed:
         raise ModelInputError(
             f"patch {_text(patch)} does not fit {model.info.name}, whose input is fixed at {_text(fixed)}",
-            f"choose --patch {_text(fixed)}, or leave it out")
+            f"choose --patch {_text(fixed)}, or leave it out",
+        )
     if min(stride) < 1:
-        raise UsageError(f"overlap {_text(config.overlap or ())} is not below patch {_text(patch)}",
-                         "choose a smaller overlap or a larger patch")
+        raise UsageError(
+            f"overlap {_text(config.overlap or ())} is not below patch {_text(patch)}",
+            "choose a smaller overlap or a larger patch",
+        )
     return config.replace(patch=patch, stride=stride, overlap=None)
 
 
 def prepare(
-    model: Model, config: Config, found: Survey, document: RunDocument | None,
+    model: Model,
+    config: Config,
+    found: Survey,
+    document: RunDocument | None,
     layout_of: Callable[[Config, int, tuple[Head, ...], int | None], RunLayout],
 ) -> Ready:
     """Try the model on a real patch and settle batch, threads and memory.
@@ -165,8 +179,9 @@ def prepare(
     projected = budget.projected(width)
     check_memory(projected, memory)
     limits = Limits(threads, batch, budget.decoded(width))
-    return Ready(layout, model, predictor, limits, channels, image_dtype, memory, projected,
-                 _hints(model, config, image_dtype))
+    return Ready(
+        layout, model, predictor, limits, channels, image_dtype, memory, projected, _hints(model, config, image_dtype)
+    )
 
 
 def _trial(
@@ -180,8 +195,9 @@ def _trial(
         slot = np.moveaxis(batch[i], -1, 0) if model.info.channels_last else batch[i]
         _fill(predictor, patch, slot)
     outputs = predictor.raw(batch)
-    return find_heads(outputs, batch_size=n, patch=config.patch, ndim=len(config.patch), classes=config.classes,
-                      info=model.info)
+    return find_heads(
+        outputs, batch_size=n, patch=config.patch, ndim=len(config.patch), classes=config.classes, info=model.info
+    )
 
 
 def _fill(predictor: Predictor, patch: NDArray[Any], slot: NDArray[Any]) -> None:
@@ -222,8 +238,10 @@ def _hook(config: Config) -> Callable[[Any], Any] | None:
         return None
     step: Any = resolve(config.preprocess) if isinstance(config.preprocess, str) else config.preprocess
     if not callable(step):
-        raise UsageError(f"preprocess: {config.preprocess!r} cannot be called", "name a function from a batch to a batch")
-    return step  # type: ignore[no-any-return]
+        raise UsageError(
+            f"preprocess: {config.preprocess!r} cannot be called", "name a function from a batch to a batch"
+        )
+    return step
 
 
 def _preprocess(config: Config) -> Preprocess:

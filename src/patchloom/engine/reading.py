@@ -75,7 +75,8 @@ class BlockStore:
         whole = [BLOCK_DEPTH, BLOCK, BLOCK][-len(plane.shape) :]
         self.extent = tuple(
             min(n, c if c >= small else c * -(-large // c))
-            for n, c, small, large in zip(plane.shape, plane.chunks, least, whole, strict=True))
+            for n, c, small, large in zip(plane.shape, plane.chunks, least, whole, strict=True)
+        )
         self._blocks: dict[tuple[int, ...], NDArray[Any]] = {}
         self._lock = threading.Lock()
         self._abandoned = False
@@ -115,9 +116,7 @@ class BlockStore:
             self._abandoned = True
             return sum(block.nbytes for block in self._blocks.values())
 
-    def fill(
-        self, patch: Region, out: NDArray[Any], padding: Padding, preprocess: Preprocess | None
-    ) -> None:
+    def fill(self, patch: Region, out: NDArray[Any], padding: Padding, preprocess: Preprocess | None) -> None:
         """Copy a patch out of the blocks, preprocessed, in one pass.
 
         Parameters
@@ -131,14 +130,17 @@ class BlockStore:
         preprocess
             None copies pixels as they are.
         """
-        pixels = [source_pixels(a, n, size, padding.mode)
-                  for a, n, size in zip(patch.start, patch.shape, self.plane.shape, strict=True)]
+        pixels = [
+            source_pixels(a, n, size, padding.mode)
+            for a, n, size in zip(patch.start, patch.shape, self.plane.shape, strict=True)
+        ]
         if all(p is None for p in pixels):
             self._copy(patch, out, preprocess)
             return
         first = [a if p is None else int(p[p >= 0].min()) for a, p in zip(patch.start, pixels, strict=True)]
-        stop = [a + n if p is None else int(p.max()) + 1
-                for a, n, p in zip(patch.start, patch.shape, pixels, strict=True)]
+        stop = [
+            a + n if p is None else int(p.max()) + 1 for a, n, p in zip(patch.start, patch.shape, pixels, strict=True)
+        ]
         source = Region.between(first, stop)
         raw = self.cut(source)
         for axis, (p, origin) in enumerate(zip(pixels, first, strict=True), 1):
@@ -162,8 +164,11 @@ class BlockStore:
             area = block.intersect(source)
             with self._lock:
                 pixels = self._blocks[key]
-            _deliver(pixels[(slice(None), *area.relative_to(block.start).slices)],
-                     out[(slice(None), *area.relative_to(source.start).slices)], preprocess)
+            _deliver(
+                pixels[(slice(None), *area.relative_to(block.start).slices)],
+                out[(slice(None), *area.relative_to(source.start).slices)],
+                preprocess,
+            )
 
 
 def _deliver(pixels: NDArray[Any], out: NDArray[Any], preprocess: Preprocess | None) -> None:

@@ -72,8 +72,15 @@ class UnitMap:
     """
 
     def __init__(
-        self, layout: DenseMap, grid: Grid, region: Region, channels: int, dtype: np.dtype[Any],
-        weights: BlendWeights | None, reduce: Reduce | None, pool: BufferPool,
+        self,
+        layout: DenseMap,
+        grid: Grid,
+        region: Region,
+        channels: int,
+        dtype: np.dtype[Any],
+        weights: BlendWeights | None,
+        reduce: Reduce | None,
+        pool: BufferPool,
     ) -> None:
         self.layout, self.region = layout, region
         self._grid, self._weights, self._reduce, self._pool = grid, weights, reduce, pool
@@ -152,11 +159,16 @@ class UnitMap:
         lines = []
         for a, b, origin, chunk in zip(area.start, area.stop, self.region.start, self.layout.chunk, strict=True):
             first, stop = a - origin, b - origin
-            lines.append([
-                (i, slice(max(0, first - i * chunk), min(chunk, stop - i * chunk)),
-                 slice(max(0, i * chunk - first), min(stop, (i + 1) * chunk) - first))
-                for i in range(first // chunk, -(-stop // chunk))
-            ])
+            lines.append(
+                [
+                    (
+                        i,
+                        slice(max(0, first - i * chunk), min(chunk, stop - i * chunk)),
+                        slice(max(0, i * chunk - first), min(stop, (i + 1) * chunk) - first),
+                    )
+                    for i in range(first // chunk, -(-stop // chunk))
+                ]
+            )
         for pieces in itertools.product(*lines):
             index, inside, part = zip(*pieces, strict=True)
             yield index, inside, part

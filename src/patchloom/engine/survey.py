@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.config import Config
-from patchloom.engine.reading import BlockStore, Padding
+from patchloom.engine.reading import BlockStore
 from patchloom.errors import ImageError, SourceError
 from patchloom.geometry.region import Region
 from patchloom.images.plane import Planes, planes
@@ -82,7 +82,7 @@ def survey(entries: Iterable[Entry], config: Config, ndim: int, seen: Callable[[
     """
     sample: list[Entry] = []
     count, names = 0, []
-    choice = random.Random(0)  # noqa: S311 - a sample, not a secret
+    choice = random.Random(0)
     for count, entry in enumerate(entries, 1):
         names.append(entry.name)
         if len(names) == 1000:
@@ -95,7 +95,9 @@ def survey(entries: Iterable[Entry], config: Config, ndim: int, seen: Callable[[
     seen(names)
     if not count:
         raise SourceError("the source holds no images", "give a folder, a file, a glob or a manifest of images")
-    sizes, opened, error = [], [], None
+    sizes: list[ImageSize] = []
+    opened: list[Entry] = []
+    error: ImageError | None = None
     for entry in sample:
         try:
             sizes.append(_size(entry, config, ndim))
@@ -117,7 +119,9 @@ def _size(entry: Entry, config: Config, ndim: int) -> ImageSize:
         image.close()
 
 
-def trial_patch(found: Survey, config: Config, patch: tuple[int, ...], channels: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+def trial_patch(
+    found: Survey, config: Config, patch: tuple[int, ...], channels: int, dtype: np.dtype[Any]
+) -> NDArray[Any]:
     """A real patch out of the first image that decodes, else zeros: ``(C, [Z,] Y, X)``."""
     out = np.zeros((channels, *patch), dtype)
     for entry in found.entries:

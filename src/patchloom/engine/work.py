@@ -93,8 +93,16 @@ class UnitPart:
     """
 
     def __init__(
-        self, work: ImageWork, loops: tuple[int, ...], region: Region, rows: range, columns: Sequence[range],
-        open_maps: Callable[[], Mapping[str, UnitMap]], heads: Sequence[Head], *, alone: bool,
+        self,
+        work: ImageWork,
+        loops: tuple[int, ...],
+        region: Region,
+        rows: range,
+        columns: Sequence[range],
+        open_maps: Callable[[], Mapping[str, UnitMap]],
+        heads: Sequence[Head],
+        *,
+        alone: bool,
     ) -> None:
         self.work, self.loops, self.region, self.rows, self.alone = work, loops, region, rows, alone
         self._open_maps, self._heads = open_maps, heads
@@ -142,9 +150,16 @@ class UnitPart:
         grid = self.work.grid
         lines = [np.asarray(line, np.int64) for line in self._origins]
         places = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(-1, len(lines))
-        starts = np.stack(np.meshgrid(*(
-            np.asarray([axis.start(i) for i in line], np.int64)
-            for axis, line in zip(grid.axes, self._origins, strict=True)), indexing="ij"), -1).reshape(-1, len(lines))
+        starts = np.stack(
+            np.meshgrid(
+                *(
+                    np.asarray([axis.start(i) for i in line], np.int64)
+                    for axis, line in zip(grid.axes, self._origins, strict=True)
+                ),
+                indexing="ij",
+            ),
+            -1,
+        ).reshape(-1, len(lines))
         shapes = np.minimum(starts + np.asarray(grid.patch), np.asarray(self.work.shape)) - starts
         return UnitRows(self.work.name, self.loops, places, starts, shapes, self._vectors[head])
 
@@ -192,7 +207,8 @@ class Sweep:
         self._columns = tuple(columns)
         self._columns_needed = [
             _hull(needed(axis, i, size, padding.mode) for i in {line[0], line[-1]})
-            for axis, line, size in zip(work.grid.axes[1:], columns, blocks.plane.shape[1:], strict=True)]
+            for axis, line, size in zip(work.grid.axes[1:], columns, blocks.plane.shape[1:], strict=True)
+        ]
         self._rows = _union([part.rows for part in parts])
         self._last_row = self._rows[-1].stop - 1
         self._ahead = itertools.chain.from_iterable(self._rows)
@@ -214,8 +230,9 @@ class Sweep:
     def row_bytes(self) -> int:
         """Memory of the decoded blocks that one patch row needs."""
         rows = -(-self.work.grid.patch[0] // self.blocks.extent[0]) + 1
-        across = math.prod(-(-(b - a) // n) + 1 for (a, b), n in
-                           zip(self._columns_needed, self.blocks.extent[1:], strict=True))
+        across = math.prod(
+            -(-(b - a) // n) + 1 for (a, b), n in zip(self._columns_needed, self.blocks.extent[1:], strict=True)
+        )
         return min(rows, -(-self.blocks.plane.shape[0] // self.blocks.extent[0])) * across * self.blocks.block_bytes
 
     @property
@@ -293,8 +310,9 @@ class Sweep:
         return min((self._block_rows(row)[0] for row in rows), default=self._next_block_row)
 
     def _keys(self, lines: range) -> list[tuple[int, ...]]:
-        across = [range(a // n, -(-b // n)) for (a, b), n in
-                  zip(self._columns_needed, self.blocks.extent[1:], strict=True)]
+        across = [
+            range(a // n, -(-b // n)) for (a, b), n in zip(self._columns_needed, self.blocks.extent[1:], strict=True)
+        ]
         return list(itertools.product(lines, *across))
 
 

@@ -21,7 +21,7 @@ __all__ = ["TiffExport"]
 
 TILE = 512
 OME_AXES = "TZCYX"
-DTYPES = "bool uint8 int8 uint16 int16 uint32 int32 float16 float32 float64".split()
+DTYPES = ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"]
 Tag = tuple[int, int, int, Any, bool]
 
 

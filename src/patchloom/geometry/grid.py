@@ -98,8 +98,10 @@ class GridAxis:
         """Axis of a head whose map has `scale` times as many pixels; patches hand over where they do on the image."""
         lengths = (self.size * scale, self.patch * scale, self.stride * scale)
         if any(length.denominator != 1 for length in lengths):
-            raise ValueError(f"size, patch and stride {self.size}, {self.patch}, {self.stride} are no multiples of "
-                             f"{scale.denominator}")
+            raise ValueError(
+                f"size, patch and stride {self.size}, {self.patch}, {self.stride} are no multiples of "
+                f"{scale.denominator}"
+            )
         size, patch, stride = (int(length) for length in lengths)
         return GridAxis(size, patch, stride, self.edge, self.step * scale.numerator)
 

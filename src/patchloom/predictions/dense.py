@@ -113,8 +113,12 @@ class DenseMap:
     @property
     def axes(self) -> str:
         """Axes of the arrays, in OME order."""
-        return self.loop_axes_first + ("C" if self.head.channels is not None else "") + self.loop_axes_last + spatial_axes(
-            len(self.shape))
+        return (
+            self.loop_axes_first
+            + ("C" if self.head.channels is not None else "")
+            + self.loop_axes_last
+            + spatial_axes(len(self.shape))
+        )
 
     @property
     def loop_axes_first(self) -> str:
@@ -132,8 +136,10 @@ class DenseMap:
         in_unit = [max(1, u // c) for u, c in zip(self.unit, self.chunk, strict=True)]
         most = [2] + [SHARD_CHUNKS if len(chunks) == 2 else 2] * (len(chunks) - 1)
         counts = [min(m, u, n + n % 2 if n > 1 else 1) for m, u, n in zip(most, in_unit, chunks, strict=True)]
-        counts = [next(c for c in range(count, 0, -1) if u % c == 0 or u >= n) for count, u, n in
-                  zip(counts, in_unit, chunks, strict=True)]
+        counts = [
+            next(c for c in range(count, 0, -1) if u % c == 0 or u >= n)
+            for count, u, n in zip(counts, in_unit, chunks, strict=True)
+        ]
         if level == 1:
             counts[-2:] = [max(1, count // 2) for count in counts[-2:]]
         return tuple(counts)
@@ -145,15 +151,15 @@ class DenseMap:
     def create(self) -> list[FileRecord]:
         """Write the metadata of the group and of its arrays; what is there already is replaced by the same."""
         records = [write_file(self.folder / "zarr.json", _json(self._group()))]
-        for level in range(len(self.levels)):
-            records.append(write_file(self.folder / str(level) / "zarr.json", _json(self._array(level))))
-        return records
+        levels = range(len(self.levels))
+        return records + [write_file(self.folder / f"{i}/zarr.json", _json(self._array(i))) for i in levels]
 
     def shards(self, level: int, region: Region) -> Iterator[tuple[int, ...]]:
         """Indices of the shards that `region` (in pixels of `level`) touches."""
         extents = self.extents(level)
         return itertools.product(
-            *(range(a // n, -(-b // n)) for a, b, n in zip(region.start, region.stop, extents, strict=True)))
+            *(range(a // n, -(-b // n)) for a, b, n in zip(region.start, region.stop, extents, strict=True))
+        )
 
     def path(self, level: int, loops: Sequence[int], index: Sequence[int]) -> Path:
         """File of one shard."""
@@ -164,7 +170,10 @@ class DenseMap:
         return self.folder.joinpath(str(level), "c", *map(str, parts))
 
     def write_shard(
-        self, level: int, loops: Sequence[int], index: tuple[int, ...],
+        self,
+        level: int,
+        loops: Sequence[int],
+        index: tuple[int, ...],
         block: Callable[[tuple[int, ...]], NDArray[Any] | None],
     ) -> list[FileRecord]:
         """Write one shard, and from level 0 the shard of level 1 that lies over it.
@@ -198,12 +207,15 @@ class DenseMap:
 
     def write_level_shard(self, level: int, loops: Sequence[int], index: tuple[int, ...]) -> list[FileRecord]:
         """Write one shard of level 2 or higher from the stored shards of the level below."""
-        below, blocks = level - 1, {}
+        below = level - 1
+        blocks: dict[tuple[int, ...], NDArray[Any]] = {}
         extents = self.extents(level)
         start = tuple(i * n for i, n in zip(index, extents, strict=True))
         factor = (1,) * (len(start) - 2) + (2, 2)
-        covered = Region(tuple(a * f for a, f in zip(start, factor, strict=True)),
-                         tuple(n * f for n, f in zip(extents, factor, strict=True)))
+        covered = Region(
+            tuple(a * f for a, f in zip(start, factor, strict=True)),
+            tuple(n * f for n, f in zip(extents, factor, strict=True)),
+        )
         covered = covered.intersect(Region.whole(self.levels[below]))
         for shard_index in self.shards(below, covered):
             path = self.path(below, loops, shard_index)
@@ -213,12 +225,14 @@ class DenseMap:
                 for place in itertools.product(*map(range, self.shard_counts(below))):
                     pixels = self._chunk_of(shard, place)
                     if pixels is not None:
-                        absolute = tuple(i * n + p for i, n, p in
-                                         zip(shard_index, self.shard_counts(below), place, strict=True))
+                        absolute = tuple(
+                            i * n + p for i, n, p in zip(shard_index, self.shard_counts(below), place, strict=True)
+                        )
                         self._reduce_into(blocks, below, (0,) * len(absolute), absolute, pixels)
         first = tuple(a // c for a, c in zip(start, self.chunk, strict=True))
         return self.write_shard(
-            level, loops, index, lambda place: blocks.get(tuple(f + p for f, p in zip(first, place, strict=True))))
+            level, loops, index, lambda place: blocks.get(tuple(f + p for f, p in zip(first, place, strict=True)))
+        )
 
     def empty_block(self, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
         """Chunk of all channels filled with nodata."""
@@ -244,7 +258,11 @@ class DenseMap:
         return np.concatenate(present)[: self.channels] if present else None
 
     def _reduce_into(
-        self, blocks: dict[tuple[int, ...], NDArray[Any]], level: int, index: tuple[int, ...], place: tuple[int, ...],
+        self,
+        blocks: dict[tuple[int, ...], NDArray[Any]],
+        level: int,
+        index: tuple[int, ...],
+        place: tuple[int, ...],
         pixels: NDArray[Any],
     ) -> None:
         counts = self.shard_counts(level)
@@ -263,8 +281,10 @@ class DenseMap:
 
     def _inside(self, level: int, index: tuple[int, ...], place: tuple[int, ...]) -> bool:
         counts = self.shard_counts(level)
-        return all((i * n + p) * c < size for i, n, p, c, size in
-                   zip(index, counts, place, self.chunk, self.levels[level], strict=True))
+        return all(
+            (i * n + p) * c < size
+            for i, n, p, c, size in zip(index, counts, place, self.chunk, self.levels[level], strict=True)
+        )
 
     def _file_counts(self, level: int) -> tuple[int, ...]:
         channels = () if self.head.channels is None else (self.channel_chunks,)
@@ -276,8 +296,12 @@ class DenseMap:
 
     def _full(self, channels: tuple[int, ...], spatial: tuple[int, ...], loops: Sequence[int]) -> list[int]:
         by_axis = dict(zip(self.loop_axes, loops, strict=True))
-        return ([by_axis[axis] for axis in self.loop_axes_first] + list(channels)
-                + [by_axis[axis] for axis in self.loop_axes_last] + list(spatial))
+        return (
+            [by_axis[axis] for axis in self.loop_axes_first]
+            + list(channels)
+            + [by_axis[axis] for axis in self.loop_axes_last]
+            + list(spatial)
+        )
 
     def _array(self, level: int) -> Mapping[str, Any]:
         ones = (1,) * len(self.loop_axes)
@@ -290,16 +314,27 @@ class DenseMap:
             "node_type": "array",
             "shape": self._full((self.channels,) if has else (), self.levels[level], self.loop_shape),
             "data_type": self.head.dtype.name,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": self._full(
-                (self.channel_chunks * self.channel_chunk,) if has else (), self.extents(level), ones)}},
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {
+                    "chunk_shape": self._full(
+                        (self.channel_chunks * self.channel_chunk,) if has else (), self.extents(level), ones
+                    )
+                },
+            },
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
             "fill_value": nodata,
-            "codecs": [{"name": "sharding_indexed", "configuration": {
-                "chunk_shape": self._full((self.channel_chunk,) if has else (), self.chunk, ones),
-                "codecs": self.codec.metadata(),
-                "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
-                "index_location": "end",
-            }}],
+            "codecs": [
+                {
+                    "name": "sharding_indexed",
+                    "configuration": {
+                        "chunk_shape": self._full((self.channel_chunk,) if has else (), self.chunk, ones),
+                        "codecs": self.codec.metadata(),
+                        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+                        "index_location": "end",
+                    },
+                }
+            ],
             "attributes": {},
             "dimension_names": [axis.lower() for axis in self.axes],
         }
@@ -315,8 +350,12 @@ class DenseMap:
         for level in range(len(self.levels)):
             scale = [self.spacing.get(axis, 1.0) * (2**level if axis in "YX" else 1) for axis in self.axes]
             datasets.append({"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
-        multiscale = {"name": self.name, "axes": axes, "datasets": datasets,
-                      "type": "nearest" if self.classes else "mean"}
+        multiscale = {
+            "name": self.name,
+            "axes": axes,
+            "datasets": datasets,
+            "type": "nearest" if self.classes else "mean",
+        }
         ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale]}
         if self.head.classes and self.head.channels is not None:
             ome["omero"] = {"channels": [{"label": label} for label in self.head.classes]}

@@ -47,7 +47,7 @@ class Writing:
     def __enter__(self) -> Writing:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._partial, "wb", buffering=1 << 16)  # noqa: SIM115
+            self._file = open(self._partial, "wb", buffering=1 << 16)
         except OSError as error:
             raise output_error(error, self.path) from error
         return self

@@ -61,10 +61,20 @@ class RunDocument:
             config["preprocess"] = None
         marks = fingerprint(self.config, self.model["identity"])
         document = {
-            "format": FORMAT, "patchloom": __version__, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "fingerprint": digest(marks), "made_with": marks, "source": self.source, "model": dict(self.model),
-            "config": config, "hook": self.hook, "ndim": self.ndim, "heads": heads_to_json(self.heads),
-            "unit_width": self.unit_width, "channels": self.channels, "image_dtype": self.image_dtype,
+            "format": FORMAT,
+            "patchloom": __version__,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "fingerprint": digest(marks),
+            "made_with": marks,
+            "source": self.source,
+            "model": dict(self.model),
+            "config": config,
+            "hook": self.hook,
+            "ndim": self.ndim,
+            "heads": heads_to_json(self.heads),
+            "unit_width": self.unit_width,
+            "channels": self.channels,
+            "image_dtype": self.image_dtype,
         }
         body = json.dumps(document, sort_keys=True)
         document["checksum"] = zlib.crc32(json.dumps(json.loads(body), sort_keys=True).encode())
@@ -93,12 +103,20 @@ class RunDocument:
         if not intact:
             raise RunDamagedError(f"{path} is damaged", "restore it from a copy; the predictions may still be intact")
         if document["format"] > FORMAT:
-            raise RunDamagedError(f"{path} was written by a later patchloom ({document['patchloom']})",
-                                  "pip install --upgrade patchloom")
+            raise RunDamagedError(
+                f"{path} was written by a later patchloom ({document['patchloom']})", "pip install --upgrade patchloom"
+            )
         return cls(
-            Config(**document["config"]), document["source"], document["model"], document["ndim"],
-            heads_from_json(document["heads"]), document["unit_width"], document["channels"], document["image_dtype"],
-            document["hook"])
+            Config(**document["config"]),
+            document["source"],
+            document["model"],
+            document["ndim"],
+            heads_from_json(document["heads"]),
+            document["unit_width"],
+            document["channels"],
+            document["image_dtype"],
+            document["hook"],
+        )
 
     def check_same(self, config: Config, identity: str | None, images_done: int) -> None:
         """Raise ConfigMismatchError unless this run was made with the same model and options.
@@ -109,8 +127,10 @@ class RunDocument:
             If the model cannot be recognised again.
         """
         if identity is None or self.model["identity"] is None:
-            raise UsageError("this model cannot be hashed, so it is not known whether the run was made with it",
-                             "give both runs a model_id")
+            raise UsageError(
+                "this model cannot be hashed, so it is not known whether the run was made with it",
+                "give both runs a model_id",
+            )
         ours = fingerprint(self.config, self.model["identity"])
         theirs = json.loads(json.dumps(fingerprint(config, identity)))
         if self.hook is not None:
@@ -118,7 +138,9 @@ class RunDocument:
         for name, value in json.loads(json.dumps(ours)).items():
             if value != theirs[name]:
                 hint = f"choose another -o, or --overwrite to discard {images_done} image{'s' * (images_done != 1)}"
-                raise ConfigMismatchError(f"run was made with a different {_difference(name, value, theirs[name])}", hint)
+                raise ConfigMismatchError(
+                    f"run was made with a different {_difference(name, value, theirs[name])}", hint
+                )
 
 
 def _difference(name: str, was: Any, now: Any) -> str:

@@ -101,8 +101,10 @@ class Index:
             if self._database.in_transaction:
                 self._database.execute("rollback")
             if isinstance(error, sqlite3.OperationalError):
-                raise OutputError(f"{self._journal.parent / 'index.sqlite'} cannot be written: {error}",
-                                  "make room, then `patchloom resume`") from error
+                raise OutputError(
+                    f"{self._journal.parent / 'index.sqlite'} cannot be written: {error}",
+                    "make room, then `patchloom resume`",
+                ) from error
             raise
 
     def close(self) -> None:
@@ -135,8 +137,10 @@ class Index:
         condition = f"state in ({', '.join('?' * len(states))})" if states else "1"
         while True:
             rows = self._query(
-                f"select {', '.join(ImageRow.__annotations__)} from image where {condition} and (? is null or name > ?) "
-                "order by name limit 1000", (*states, last, last))
+                f"select {', '.join(ImageRow.__annotations__)} from image where {condition} "
+                "and (? is null or name > ?) order by name limit 1000",
+                (*states, last, last),
+            )
             yield from map(_image_row, rows)
             if len(rows) < 1000:
                 return
@@ -172,7 +176,9 @@ class Index:
     def files(self) -> Iterator[tuple[str, int, int, str | None]]:
         """All committed files: path relative to the run, size, crc32c, and an image that it belongs to."""
         last = ""
-        while rows := self._query("select path, size, crc, image from file where path > ? order by path limit 1000", (last,)):
+        while rows := self._query(
+            "select path, size, crc, image from file where path > ? order by path limit 1000", (last,)
+        ):
             yield from rows
             last = rows[-1][0]
 
@@ -192,14 +198,21 @@ class Index:
 
     def _take_log(self, name: str, path: Path, offset: int) -> None:
         end = offset
-        for end, record in read_log(path, offset):
+        for after, record in read_log(path, offset):
             self._take(record)
+            end = after
         if end != offset:
             self._database.execute("insert or replace into log values (?, ?)", (name, end))
 
     def _take(self, record: Record) -> None:
-        take = {"listed": self._take_listed, "image": self._take_image, "unit": self._take_unit,
-                "complete": self._take_complete, "failed": self._take_failed, "forgotten": self._take_forgotten}
+        take = {
+            "listed": self._take_listed,
+            "image": self._take_image,
+            "unit": self._take_unit,
+            "complete": self._take_complete,
+            "failed": self._take_failed,
+            "forgotten": self._take_forgotten,
+        }
         if record["is"] in take:  # what a later version adds is not for this one
             take[record["is"]](record)
 
@@ -210,8 +223,11 @@ class Index:
         values = (record["image"], record["identity"], json.dumps(record["info"]), record["patches"])
         self._database.execute(
             "insert into image (name, identity, info, patches) values (?, ?, ?, ?) on conflict (name) do update set "
-            "identity = excluded.identity, info = excluded.info, patches = excluded.patches, kind = null, message = null, "
-            "state = case when state = 'done' then 'done' when patches_done > 0 then 'partial' else 'left' end", values)
+            "identity = excluded.identity, info = excluded.info, patches = excluded.patches, kind = null, "
+            "message = null, state = case when state = 'done' then 'done' when patches_done > 0 then 'partial' "
+            "else 'left' end",
+            values,
+        )
         self._take_files(record["files"], record["image"])
 
     def _take_unit(self, record: Record) -> None:
@@ -219,42 +235,51 @@ class Index:
             key = json.dumps(loops)
             ranges = [n for a, s in zip(start, shape, strict=True) for n in (a, a + s)]
             ranges += [-1, -1] * (3 - len(start))  # a plane has two axes
-            old = self._query("select patches from part where image = ? and loops = ? and a0 = ? and b0 = ? and c0 = ?",
-                              (image, key, *ranges[0::2]))
-            self._database.execute("insert or replace into part values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                                   (image, key, record["unit"], patches, offset, *ranges))
+            old = self._query(
+                "select patches from part where image = ? and loops = ? and a0 = ? and b0 = ? and c0 = ?",
+                (image, key, *ranges[0::2]),
+            )
+            self._database.execute(
+                "insert or replace into part values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (image, key, record["unit"], patches, offset, *ranges),
+            )
             self._database.execute(
                 "update image set patches_done = patches_done + ?, bad_patches = bad_patches + ?, "
                 "state = case when state = 'done' then 'done' else 'partial' end where name = ?",
-                (patches - (old[0][0] if old else 0), record["bad"].get(image, 0) if not old else 0, image))
+                (patches - (old[0][0] if old else 0), record["bad"].get(image, 0) if not old else 0, image),
+            )
         images = {part[0] for part in record["parts"]}
         self._take_files(record["files"], images.pop() if len(images) == 1 else None)
 
     def _take_complete(self, record: Record) -> None:
-        self._database.execute("update image set state = 'done', kind = null, message = null where name = ?",
-                               (record["image"],))
+        self._database.execute(
+            "update image set state = 'done', kind = null, message = null where name = ?", (record["image"],)
+        )
         self._take_files(record["files"], record["image"])
 
     def _take_failed(self, record: Record) -> None:
         self._database.execute(
-            "insert into image (name, state, kind, message) values (?, 'failed', ?, ?) on conflict (name) do update set "
-            "state = 'failed', kind = excluded.kind, message = excluded.message",
-            (record["image"], record["kind"], record["message"]))
+            "insert into image (name, state, kind, message) values (?, 'failed', ?, ?) on conflict (name) "
+            "do update set state = 'failed', kind = excluded.kind, message = excluded.message",
+            (record["image"], record["kind"], record["message"]),
+        )
 
     def _take_forgotten(self, record: Record) -> None:
         name = record["image"]
         # A unit may hold rows of other images, too: it stays, and what is forgotten in it is passed over.
-        self._database.execute(
-            "insert or ignore into unit select distinct unit from part where image = ?", (name,))
+        self._database.execute("insert or ignore into unit select distinct unit from part where image = ?", (name,))
         self._database.execute("delete from part where image = ?", (name,))
         self._database.execute("delete from file where image = ?", (name,))
         self._database.execute(
             "update image set state = 'left', patches_done = 0, bad_patches = 0, kind = null, message = null "
-            "where name = ?", (name,))
+            "where name = ?",
+            (name,),
+        )
 
     def _take_files(self, files: Sequence[Sequence[Any]], image: str | None) -> None:
-        self._database.executemany("insert or replace into file values (?, ?, ?, ?)",
-                                   ((path, size, crc, image) for path, size, crc in files))
+        self._database.executemany(
+            "insert or replace into file values (?, ?, ?, ?)", ((path, size, crc, image) for path, size, crc in files)
+        )
 
 
 def _opened(path: Path) -> sqlite3.Connection:

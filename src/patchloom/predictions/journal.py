@@ -1,7 +1,7 @@
 """What a run acknowledges: append-only logs of JSON records, each line with its own checksum.
 
-One log a writer. A torn last line, as a crash leaves it, is no record; any other line that does not check out is damage.
-A unit without a record does not exist, whatever files it left behind.
+One log a writer. A torn last line, as a crash leaves it, is no record; any other line that does not check out is
+damage. A unit without a record does not exist, whatever files it left behind.
 """
 
 from __future__ import annotations

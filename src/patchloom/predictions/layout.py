@@ -59,16 +59,29 @@ class PlaneInfo:
 
     def to_json(self) -> dict[str, Any]:
         """As the journal has it."""
-        return {"plane": self.plane, "loop_axes": self.loop_axes, "loop_shape": self.loop_shape,
-                "spacing": dict(self.spacing or {}), "unit": dict(self.unit or {}), "crs": self.crs,
-                "origin": self.origin}
+        return {
+            "plane": self.plane,
+            "loop_axes": self.loop_axes,
+            "loop_shape": self.loop_shape,
+            "spacing": dict(self.spacing or {}),
+            "unit": dict(self.unit or {}),
+            "crs": self.crs,
+            "origin": self.origin,
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PlaneInfo:
         """What `to_json` gave."""
         origin = values["origin"]
-        return cls(tuple(values["plane"]), values["loop_axes"], tuple(values["loop_shape"]), values["spacing"],
-                   values["unit"], values["crs"], tuple(origin) if origin else None)
+        return cls(
+            tuple(values["plane"]),
+            values["loop_axes"],
+            tuple(values["loop_shape"]),
+            values["spacing"],
+            values["unit"],
+            values["crs"],
+            tuple(origin) if origin else None,
+        )
 
     @property
     def planes(self) -> int:
@@ -145,7 +158,8 @@ class RunLayout:
                 near = max(multiple, round(s / multiple) * multiple)
                 raise UsageError(
                     f"stride {s} and patch {p} are not multiples of {multiple}, which the output's scale needs",
-                    f"choose --stride {near}" if not p % multiple else f"choose a patch that {multiple} divides")
+                    f"choose --stride {near}" if not p % multiple else f"choose a patch that {multiple} divides",
+                )
 
     def grid(self, plane: Sequence[int]) -> Grid:
         """Grid of one plane, laid on the image padded to a multiple of what the heads' scales need."""
@@ -168,14 +182,25 @@ class RunLayout:
         """Where a dense head is stored for one image."""
         axes = spatial_axes(self.ndim)
         unit = tuple(int(u * s) for u, s in zip(self.units(info.plane).unit, head.scale, strict=True))
-        spacing = {axis: size / float(head.scale[axes.index(axis)]) if axis in axes else size
-                   for axis, size in (info.spacing or {}).items()}
+        spacing = {
+            axis: size / float(head.scale[axes.index(axis)]) if axis in axes else size
+            for axis, size in (info.spacing or {}).items()
+        }
         nodata = default_nodata(head.dtype) if self.config.nodata is None else self.config.nodata
         quantised = any(text.rpartition("=")[2] == "uint8" for text in self.config.reduce)
         return DenseMap(
-            self.folder / self.map_name(head, image), head, info.loop_axes, info.loop_shape,
-            map_shape(info.plane, head.scale), unit, np.asarray(nodata).astype(head.dtype).item(),
-            classes=head.dtype.kind in "iub" and not quantised, spacing=spacing, units=dict(info.unit or {}), name=image)
+            self.folder / self.map_name(head, image),
+            head,
+            info.loop_axes,
+            info.loop_shape,
+            map_shape(info.plane, head.scale),
+            unit,
+            np.asarray(nodata).astype(head.dtype).item(),
+            classes=head.dtype.kind in "iub" and not quantised,
+            spacing=spacing,
+            units=dict(info.unit or {}),
+            name=image,
+        )
 
     @staticmethod
     def map_name(head: Head, image: str) -> str:
@@ -225,15 +250,32 @@ def digest(values: Mapping[str, Any]) -> str:
 
 def heads_to_json(heads: Sequence[Head]) -> list[dict[str, Any]]:
     """Heads as run.json has them."""
-    return [{"name": head.name, "kind": head.kind, "dtype": head.dtype.name, "shape": head.shape,
-             "scale": [str(s) for s in head.scale], "classes": head.classes} for head in heads]
+    return [
+        {
+            "name": head.name,
+            "kind": head.kind,
+            "dtype": head.dtype.name,
+            "shape": head.shape,
+            "scale": [str(s) for s in head.scale],
+            "classes": head.classes,
+        }
+        for head in heads
+    ]
 
 
 def heads_from_json(values: Sequence[Mapping[str, Any]]) -> tuple[Head, ...]:
     """What `heads_to_json` gave."""
     return tuple(
-        Head(value["name"], value["kind"], np.dtype(value["dtype"]), tuple(value["shape"]),
-             tuple(Fraction(s) for s in value["scale"]), tuple(value["classes"])) for value in values)
+        Head(
+            value["name"],
+            value["kind"],
+            np.dtype(value["dtype"]),
+            tuple(value["shape"]),
+            tuple(Fraction(s) for s in value["scale"]),
+            tuple(value["classes"]),
+        )
+        for value in values
+    )
 
 
 def file_name(image: str) -> str:
@@ -242,11 +284,13 @@ def file_name(image: str) -> str:
 
 
 def _component(part: str) -> str:
-    safe = "".join(letter if letter.isprintable() and letter not in '%\\:*?"<>|' else _escaped(letter) for letter in part)
+    safe = "".join(
+        letter if letter.isprintable() and letter not in '%\\:*?"<>|' else _escaped(letter) for letter in part
+    )
     if safe in ("", ".", ".."):
         safe = safe.replace(".", "%2E") or "%"
     if len(safe) > LONGEST_NAME:
-        safe = f"{safe[:LONGEST_NAME - 17]}%{hashlib.sha256(part.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+        safe = f"{safe[: LONGEST_NAME - 17]}%{hashlib.sha256(part.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
     return safe
 
 

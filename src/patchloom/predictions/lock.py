@@ -66,8 +66,10 @@ class Lock:
         """Raise RunLockedError if the lease was lost; called before every commit."""
         holder = _read(self._path)
         if holder is None or holder.get("token") != self._token:
-            raise RunLockedError(f"lost the lease on {self._path.parent} to another process",
-                                 "was this process suspended? `patchloom resume` goes on once the other has ended")
+            raise RunLockedError(
+                f"lost the lease on {self._path.parent} to another process",
+                "was this process suspended? `patchloom resume` goes on once the other has ended",
+            )
 
     def release(self) -> None:
         """Give the lease back."""
@@ -83,13 +85,20 @@ class Lock:
         if holder is not None and _alive(holder):
             raise RunLockedError(
                 f"{self._path.parent} is being written by process {holder.get('pid')} on {holder.get('host')}",
-                "wait until it ends, or stop it")
+                "wait until it ends, or stop it",
+            )
         self._write()
 
     def _write(self) -> None:
         pid = os.getpid()
-        lease = {"token": self._token, "host": socket.gethostname(), "boot": _boot(), "pid": pid,
-                 "started": _started(pid), "renewed": time.time()}
+        lease = {
+            "token": self._token,
+            "host": socket.gethostname(),
+            "boot": _boot(),
+            "pid": pid,
+            "started": _started(pid),
+            "renewed": time.time(),
+        }
         write_file(self._path, json.dumps(lease).encode())
 
     def _renew(self) -> None:

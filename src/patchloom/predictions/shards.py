@@ -47,8 +47,13 @@ class Codec:
         """The codecs as Zarr metadata states them."""
         configuration: dict[str, Any]
         if self.shuffles:
-            configuration = {"cname": "lz4", "clevel": 1, "shuffle": "shuffle", "typesize": self.dtype.itemsize,
-                             "blocksize": 0}
+            configuration = {
+                "cname": "lz4",
+                "clevel": 1,
+                "shuffle": "shuffle",
+                "typesize": self.dtype.itemsize,
+                "blocksize": 0,
+            }
             compressor = {"name": "blosc", "configuration": configuration}
         else:
             compressor = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
@@ -56,12 +61,14 @@ class Codec:
 
     def encode(self, chunk: NDArray[Any]) -> tuple[bytes, bytes]:
         """One C-contiguous chunk: its bytes, and the checksum that follows them."""
+        pixels: Any = chunk  # imagecodecs takes arrays, and its annotations do not say so
         if self.shuffles:
             body = imagecodecs.blosc_encode(
-                chunk, level=1, compressor="lz4", shuffle="shuffle", typesize=self.dtype.itemsize, numthreads=1)
+                pixels, level=1, compressor="lz4", shuffle="shuffle", typesize=self.dtype.itemsize, numthreads=1
+            )
         else:
-            body = imagecodecs.zstd_encode(chunk, level=1)
-        return body, struct.pack("<I", google_crc32c.value(body))
+            body = imagecodecs.zstd_encode(pixels, level=1)
+        return bytes(body), struct.pack("<I", google_crc32c.value(bytes(body)))
 
     def decode(self, encoded: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
         """The chunk; raises ValueError where its checksum does not fit."""

@@ -71,7 +71,9 @@ def _problem(path: Path, size: int, crc: int) -> str:
     try:
         found = path.stat().st_size
         if found != size:
-            return f"truncated: {found:,} of {size:,} bytes" if found < size else f"changed: {found:,} bytes, not {size:,}"
+            return (
+                f"truncated: {found:,} of {size:,} bytes" if found < size else f"changed: {found:,} bytes, not {size:,}"
+            )
         checksum = 0
         with path.open("rb") as file:
             while piece := file.read(PIECE):

@@ -28,8 +28,8 @@ class Entry:
     open
         Opens the image; raises what `open_image` raises.
     identity
-        Changes when the image changes: ``size:mtime_ns`` of a file (of the metadata of a Zarr folder), shape and type
-        of an array, ``missing`` where there is no file.
+        Changes when the image changes: ``size:mtime_ns`` of a file (of the metadata of a Zarr folder), shape, type and
+        checksum of an array in memory, ``missing`` where there is no file.
     """
 
     name: str

@@ -145,7 +145,7 @@ def _array_identity(array: Any) -> str:
     checksum = ""
     if type(array) is np.ndarray and array.ndim:
         crc = 0
-        for part in array:  # a copy of one part at a time, where it is not contiguous
-            crc = google_crc32c.extend(crc, np.ascontiguousarray(part).data.cast("B").tobytes())
+        for part in array:  # a copy of one part at a time
+            crc = google_crc32c.extend(crc, part.tobytes())
         checksum = f":{crc:08x}"
     return f"array:{shape}:{getattr(array, 'dtype', '')}{checksum}"

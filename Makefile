@@ -1,0 +1,50 @@
+# Everything is installed into .venv; a stamp says what is there, so that a second call installs nothing.
+# Only Python 3.11 or newer is needed: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-slow check bench clean
+
+# The main job on real pixels, with nothing but the default install.
+demo: .venv/patchloom.stamp
+	$(BIN)/patchloom demo
+
+# What CI runs.
+test: .venv/test.stamp check
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: .venv/test.stamp
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/check.stamp
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+bench: .venv/test.stamp
+	$(BIN)/python benchmarks/efficiency.py
+	$(BIN)/python benchmarks/memory.py
+
+clean:
+	rm -rf .venv build dist patchloom-demo patchloom-demo.png
+
+.venv/pip.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "patchloom needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --upgrade 'pip>=25.1'
+	@touch $@
+
+.venv/patchloom.stamp: .venv/pip.stamp pyproject.toml
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/check.stamp: .venv/patchloom.stamp
+	$(INSTALL) --group check
+	@touch $@
+
+# One call for all of it: the pinned torch has to be known to whatever else asks for torch.
+.venv/test.stamp: .venv/check.stamp
+	$(INSTALL) --editable . --group test
+	@touch $@
