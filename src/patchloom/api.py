@@ -19,26 +19,19 @@ from patchloom.events import Callback, Event, RunFinished, RunStarted, Warned
 from patchloom.images.source import Source, as_source, from_spec
 from patchloom.models.identity import function_identity
 from patchloom.models.model import Head, Model
+from patchloom.predictions.files import output_error
 from patchloom.predictions.folder import RunDocument
 from patchloom.predictions.index import Index
-from patchloom.predictions.journal import Journal, compact, sweep_partial
+from patchloom.predictions.journal import Journal, check_logs, compact, sweep_partial
 from patchloom.predictions.layout import RunLayout
-from patchloom.predictions.lock import Lock
+from patchloom.predictions.lock import GUARD, Lock
 from patchloom.run import Run
 
 __all__ = ["Run", "open", "plan", "predict"]
 
 OURS = {
-    "run.json",
-    "journal",
-    "dense",
-    "patches",
-    "lock",
-    ".lock-guard",
-    "index.sqlite",
-    "index.sqlite-wal",
-    "index.sqlite-shm",
-}
+    "run.json", "journal", "dense", "patches", "lock", GUARD, "index.sqlite", "index.sqlite-wal", "index.sqlite-shm",
+}  # fmt: skip
 
 
 def predict(
@@ -177,7 +170,7 @@ class _Session:
     def run(self, *, overwrite: bool = False, must_exist: bool = False) -> Run:
         if must_exist and not (self._folder / "run.json").exists():
             raise RunNotFoundError(f"there is no run in {self._folder}", "`patchloom predict` makes one")
-        with self._folder_of_ours(), Lock(self._folder / "lock") as lock:
+        with self._locked_folder() as lock:
             if overwrite:
                 _discard(self._folder)
             document = RunDocument.read(self._folder) if (self._folder / "run.json").exists() else None
@@ -194,6 +187,7 @@ class _Session:
 
     def _locked(self, lock: Lock, document: RunDocument | None) -> RunFinished:
         sweep_partial(self._folder)
+        check_logs(self._folder / "journal")
         compact(self._folder / "journal")
         index = Index(self._folder)
         try:
@@ -259,22 +253,38 @@ class _Session:
             callback(event)
 
     @contextmanager
-    def _folder_of_ours(self) -> Iterator[None]:
+    def _locked_folder(self) -> Iterator[Lock]:
         """The folder of the run, made if it is not there; removed again if the run does not even begin."""
         folder = self._folder
         existed = folder.exists()
-        if existed and not folder.is_dir():
-            raise OutputError(f"{folder} is a file", "choose another -o")
-        if existed and {path.name for path in folder.iterdir()} - OURS:
-            raise OutputError(f"{folder} holds other files and is no run", "choose another -o")
+        _check_ours(folder)
+        lock = Lock(folder / "lock")
         try:
-            yield
+            yield lock
         finally:
-            if folder.is_dir() and not (folder / "run.json").exists():
+            begun = (folder / "run.json").exists()
+            if not begun:
                 _discard(folder)
-                (folder / ".lock-guard").unlink(missing_ok=True)
+            lock.release()
+            if not begun and not (folder / "lock").exists():
+                (folder / GUARD).unlink(missing_ok=True)
                 if not existed:
                     folder.rmdir()
+
+
+def _check_ours(folder: Path) -> None:
+    """Raise OutputError where a folder holds anything that no run left there."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file", "choose another -o")
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise output_error(error, folder / "run.json") from error
+    begun = "run.json" in names or GUARD in names
+    if names - OURS or (names and not begun):
+        raise OutputError(f"{folder} holds other files and is no run", "choose another -o")
 
 
 def _list(journal: Journal, index: Index, names: list[str]) -> None:

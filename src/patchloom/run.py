@@ -11,7 +11,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
-from patchloom.errors import NotPredictedError, UsageError
+from patchloom.errors import NotPredictedError, RunDamagedError, UsageError
 from patchloom.events import Callback
 from patchloom.geometry.axes import spatial_axes
 from patchloom.geometry.grid import Grid
@@ -275,7 +275,10 @@ class Run(Mapping[str, "ImagePredictions"]):
 
         @lru_cache(maxsize=64)
         def opened(path: str) -> Any:
-            return zarr.open_array(self.path / path, mode="r")
+            try:
+                return zarr.open_array(self.path / path, mode="r")
+            except Exception as error:
+                raise RunDamagedError(f"{self.path / path} cannot be read: {error}", "run `patchloom verify`") from error
 
         return opened
 
@@ -465,7 +468,9 @@ class ImagePredictions(Mapping[Key, Prediction]):
     def _read(self, head: Head, loops: Key, start: Key, parts: Sequence[Part]) -> Prediction:
         if head.kind == "vector":
             origin = Region(start, (1,) * len(start))
-            part = next(part for part in parts if part.region.intersect(origin).size)
+            part = next((part for part in parts if part.region.intersect(origin).size), None)
+            if part is None:
+                raise RunDamagedError(f"the journal has lost predictions of {self.image}", "run `patchloom verify`")
             table = self._run.table(head, part.unit, self.info.loop_axes)
             return table.row(self.image, loops, start, part.offset)
         stitched = self.stitched(head.name)

@@ -102,7 +102,7 @@ class Feed:
 
     def _planes(self, image: Image, name: str) -> Planes:
         config = self.layout.config
-        views = planes(image, ndim=self.layout.ndim, level=config.level, channels=config.channels)
+        views = planes(image, ndim=self.layout.ndim, level=config.level, channels=config.channels, name=name)
         first = views[0]
         if first.channels != self.channels:
             raise ImageMismatchError(

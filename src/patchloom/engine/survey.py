@@ -112,7 +112,7 @@ def survey(entries: Iterable[Entry], config: Config, ndim: int, seen: Callable[[
 def _size(entry: Entry, config: Config, ndim: int) -> ImageSize:
     image = entry.open()
     try:
-        views = planes(image, ndim=ndim, level=config.level, channels=config.channels)
+        views = planes(image, ndim=ndim, level=config.level, channels=config.channels, name=entry.name)
         first = views[0]
         return ImageSize(tuple(first.shape), len(views), tuple(first.chunks), first.channels, np.dtype(first.dtype))
     finally:
@@ -148,6 +148,6 @@ def _opened(entry: Entry, config: Config, ndim: int) -> Iterator[Planes]:
     except ImageError:
         return
     try:
-        yield planes(image, ndim=ndim, level=config.level, channels=config.channels)
+        yield planes(image, ndim=ndim, level=config.level, channels=config.channels, name=entry.name)
     finally:
         image.close()

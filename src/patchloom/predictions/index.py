@@ -198,7 +198,7 @@ class Index:
 
     def _take_log(self, name: str, path: Path, offset: int) -> None:
         end = offset
-        for after, record in read_log(path, offset):
+        for after, record in read_log(path, offset, strict=False):
             self._take(record)
             end = after
         if end != offset:

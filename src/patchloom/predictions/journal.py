@@ -16,7 +16,7 @@ from typing import Any
 from patchloom.errors import RunDamagedError
 from patchloom.predictions.files import PARTIAL, flush, output_error, write_file
 
-__all__ = ["Journal", "Record", "compact", "encode", "logs", "read_log", "sweep_partial"]
+__all__ = ["Journal", "Record", "check_logs", "compact", "encode", "logs", "read_log", "sweep_partial"]
 
 Record = Mapping[str, Any]
 COMPACT_ABOVE = 16
@@ -34,13 +34,13 @@ def encode(record: Record) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def read_log(path: Path, offset: int = 0) -> Iterator[tuple[int, Record]]:
+def read_log(path: Path, offset: int = 0, *, strict: bool = True) -> Iterator[tuple[int, Record]]:
     """Records of one log from byte `offset` on, each with the offset that follows it.
 
     Raises
     ------
     RunDamagedError
-        At a line, not the last, whose checksum does not fit.
+        At a line, not the last, whose checksum does not fit; where not `strict` it is passed over.
     """
     with path.open("rb") as file:
         file.seek(offset)
@@ -48,6 +48,8 @@ def read_log(path: Path, offset: int = 0) -> Iterator[tuple[int, Record]]:
             offset += len(line)
             record = _decode(line)
             if record is None:
+                if not strict:
+                    continue
                 if file.read(1):
                     raise RunDamagedError(f"{path}: damaged record before byte {offset}", "run `patchloom verify`")
                 return
@@ -60,6 +62,13 @@ def _decode(line: bytes) -> Record | None:
         return None
     record: Record = json.loads(text.decode("utf-8", "surrogateescape"))
     return record
+
+
+def check_logs(folder: Path) -> None:
+    """Raise RunDamagedError if any log is damaged; whoever is going to write looks first."""
+    for path in logs(folder):
+        for _ in read_log(path):
+            pass
 
 
 class Journal:

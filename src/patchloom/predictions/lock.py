@@ -17,7 +17,10 @@ from typing import Any
 from patchloom.errors import RunLockedError
 from patchloom.predictions.files import output_error, write_file
 
-__all__ = ["HEARTBEAT", "STALE", "Lock"]
+__all__ = ["GUARD", "HEARTBEAT", "STALE", "Lock"]
+
+GUARD = ".lock-guard"
+"""File beside the lease that processes of one machine take turns by."""
 
 HEARTBEAT = 10.0
 """Seconds between renewals."""
@@ -103,16 +106,19 @@ class Lock:
 
     def _renew(self) -> None:
         while not self._stop.wait(HEARTBEAT):
-            with self._guard():
-                holder = _read(self._path)
-                if holder is None or holder.get("token") != self._token:
-                    return
-                self._write()
+            try:
+                with self._guard():
+                    holder = _read(self._path)
+                    if holder is None or holder.get("token") != self._token:
+                        return
+                    self._write()
+            except OSError:
+                continue  # a full disk, say: the next commit tells, and if there is room again this goes on
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
         # Looking at a lease and replacing it is one step for processes of one machine.
-        with self._path.with_name(".lock-guard").open("a") as guard:
+        with self._path.with_name(GUARD).open("a") as guard:
             fcntl.flock(guard, fcntl.LOCK_EX)
             yield
 

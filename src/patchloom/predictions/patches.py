@@ -1,8 +1,8 @@
 """Tables of vector heads: one immutable Parquet file a unit, one row a patch.
 
-Columns: ``image``, the loop axes (``s``, ``t``, ``z``), ``row``, ``col``, ``y``, ``x``, ``height``, ``width`` (3-D: ``slab``, ``z`` and
-``depth`` in front of theirs), then the scores: one column a class, or ``prediction`` where there are no classes or too many of
-them. Rows are sorted by image, loops and place.
+Columns: ``image``, the loop axes (``s``, ``t``, ``z``), ``row``, ``col``, ``y``, ``x``, ``height``, ``width`` (3-D:
+``slab``, ``z`` and ``depth`` in front of theirs), then the scores: one column a class, or ``prediction`` where there are
+no classes or too many of them. Rows are sorted by image, loops and place.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import itertools
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -26,14 +25,22 @@ from patchloom.errors import RunDamagedError
 from patchloom.geometry.axes import spatial_axes
 from patchloom.models.model import Head
 
-__all__ = ["PatchFile", "PatchFiles", "UnitRows", "encode_unit", "key_columns", "schema", "score_columns"]
+__all__ = ["PatchFile", "PatchFiles", "UnitRows", "bounds", "damaged", "encode_unit", "key_columns", "schema",
+           "score_columns"]
+
+Bound = tuple[str, tuple[int, ...], tuple[int, ...]]
+"""Image, loops and place of a row; rows are sorted by it."""
 
 ROW_GROUP = 1024
-"""Rows that a lookup reads."""
+"""Most rows that a lookup reads."""
+GROUP_BYTES = 256 << 10
+"""Most bytes of predictions that a lookup reads: 256 rows of 256 float32 numbers take 0.5 ms, 1024 take 2 to 4."""
 MOST_COLUMNS = 64
 """Numbers of a prediction that become columns of their own; more are one column of lists, unless they have names."""
 PLACE_WORDS = {"Z": "slab", "Y": "row", "X": "col"}
 SIZE_WORDS = {"Z": "depth", "Y": "height", "X": "width"}
+KEY_WORDS = frozenset({"image", "s", "t", "z", "y", "x", *PLACE_WORDS.values(), *SIZE_WORDS.values()})
+"""All names that a column in front of the scores can have."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +74,28 @@ def key_columns(loop_axes: str, ndim: int) -> list[str]:
             *(SIZE_WORDS[axis] for axis in axes)]
 
 
-def score_columns(head: Head, loop_axes: str, ndim: int) -> list[str]:
-    """Names of the score columns; a class that is called like a key column gets an underscore."""
-    numbered = head.classes == tuple(map(str, range(len(head.classes))))
-    if not head.classes or (numbered and len(head.classes) > MOST_COLUMNS):
+def score_columns(head: Head) -> list[str]:
+    """Names of the score columns.
+
+    A class gets an underscore at its end where it is called like a key column of any image (also one that this run does
+    not have, so that a class has one name in all tables), or like a class before it; SQL knows no capitals.
+
+    Examples
+    --------
+    >>> score_columns(Head("h", "vector", np.dtype("f4"), (3,), classes=("stroma", "X", "Stroma")))
+    ['stroma', 'X_', 'Stroma_']
+    """
+    if _is_one_column(head):
         return ["prediction"]
-    keys = set(key_columns(loop_axes, ndim))
-    return [f"{name}_" if name in keys else name for name in head.classes]
+    names: list[str] = []
+    taken = set(KEY_WORDS)
+    for name in head.classes:
+        name = name or "_"
+        while name.casefold() in taken:
+            name = f"{name}_"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
 
 
 def schema(head: Head, loop_axes: str, ndim: int) -> pa.Schema:
@@ -81,10 +103,9 @@ def schema(head: Head, loop_axes: str, ndim: int) -> pa.Schema:
     fields = [pa.field("image", pa.dictionary(pa.int32(), pa.string()), nullable=False)]
     fields += [pa.field(name, pa.int32(), nullable=False) for name in key_columns(loop_axes, ndim)[1:]]
     kind = pa.from_numpy_dtype(head.dtype)
-    names = score_columns(head, loop_axes, ndim)
-    if names == ["prediction"] and head.shape:
+    if head.shape and _is_one_column(head):
         kind = pa.list_(kind, head.shape[0])
-    fields += [pa.field(name, kind, nullable=False) for name in names]
+    fields += [pa.field(name, kind, nullable=False) for name in score_columns(head)]
     about = {"name": head.name, "dtype": head.dtype.name, "shape": head.shape, "classes": head.classes}
     return pa.schema(fields, {"patchloom.head": json.dumps(about)})
 
@@ -99,7 +120,7 @@ def encode_unit(head: Head, loop_axes: str, ndim: int, rows: Sequence[UnitRows])
     loop_axes, ndim
         Axes that the model does not see, and number of those that it does.
     rows
-        Of all parts of the unit, in the order in which they are stored.
+        Of all parts of the unit, in the order in which they are stored; at least one part, which may have no rows.
     """
     counts = [len(part.values) for part in rows]
     names = list(dict.fromkeys(part.image for part in rows))
@@ -110,28 +131,38 @@ def encode_unit(head: Head, loop_axes: str, ndim: int, rows: Sequence[UnitRows])
     integers = [np.concatenate([getattr(part, name) for part in rows]) for name in ("places", "starts", "shapes")]
     keys = np.concatenate([loops, *integers], axis=1).astype(np.int32)
     columns += [pa.array(np.ascontiguousarray(column)) for column in keys.T]
-    columns += _score_arrays(np.concatenate([part.values for part in rows]), head, loop_axes, ndim)
-    table = pa.Table.from_arrays(columns, schema=schema(head, loop_axes, ndim))
-    floats = head.dtype.kind == "f"
-    scores = score_columns(head, loop_axes, ndim)
-    listed = scores == ["prediction"] and bool(head.shape)
-    split = ["prediction.list.element"] if listed else scores
+    values = rows[0].values if len(rows) == 1 else np.concatenate([part.values for part in rows])
+    columns += _score_arrays(values, head)
+    about = schema(head, loop_axes, ndim)
+    about = about.with_metadata({**about.metadata, "patchloom.rows": json.dumps(_bounds_of(rows))})
+    table = pa.Table.from_arrays(columns, schema=about)
+    listed = bool(head.shape) and _is_one_column(head)
+    row_bytes = max(1, values.dtype.itemsize * int(np.prod(values.shape[1:])))
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=ROW_GROUP, compression="zstd", use_dictionary=["image"],
-                   use_byte_stream_split=split if floats else False, write_page_checksum=True)
+    pq.write_table(
+        table, sink, row_group_size=max(1, min(ROW_GROUP, GROUP_BYTES // row_bytes)), compression="zstd",
+        compression_level=1, use_dictionary=["image"], write_page_checksum=True,
+        use_byte_stream_split=["prediction.list.element"] if listed and head.dtype.kind == "f" else False)
     return bytes(sink.getvalue())
 
 
-def _score_arrays(values: NDArray[Any], head: Head, loop_axes: str, ndim: int) -> list[Any]:
-    if score_columns(head, loop_axes, ndim) != ["prediction"]:
-        return [pa.array(np.ascontiguousarray(column)) for column in values.T]
-    if head.shape:
-        return [pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), head.shape[0])]
-    return [pa.array(values)]
+def bounds(metadata: Mapping[bytes, bytes] | None) -> tuple[Bound, Bound] | None:
+    """First and last row of a table in their order, out of the metadata of its schema; None where it has no rows."""
+    found = json.loads((metadata or {}).get(b"patchloom.rows", b"null"))
+    if not found:
+        return None
+    first, last = ((image, tuple(loops), tuple(place)) for image, loops, place in found)
+    return first, last
+
+
+def damaged(path: Path, error: BaseException) -> RunDamagedError:
+    """What a table that cannot be read is to the user."""
+    what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {str(error).splitlines()[0]}"
+    return RunDamagedError(f"{path} {what}", "`patchloom verify` names everything that is damaged")
 
 
 class PatchFile:
-    """One table, kept open; lookups read one row group of the columns that they need.
+    """One table, kept open; a lookup reads one row group, and none where that of the lookup before it serves.
 
     Parameters
     ----------
@@ -139,17 +170,28 @@ class PatchFile:
         Of the file.
     head, loop_axes, ndim
         As it was written.
+
+    Raises
+    ------
+    RunDamagedError
+        If the file is missing or is not what was written; so do all methods.
     """
 
     def __init__(self, path: Path, head: Head, loop_axes: str, ndim: int) -> None:
-        self.path, self._head, self._loop_axes, self._ndim = path, head, loop_axes, ndim
-        try:
-            self._file = pq.ParquetFile(path, page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as error:
-            raise RunDamagedError(f"{path} cannot be read: {error}", "run `patchloom verify`") from error
+        self.path, self._head = path, head
         self._lock = threading.Lock()
         self._origin = [*loop_axes.lower(), *spatial_axes(ndim).lower()]
-        self._scores = score_columns(head, loop_axes, ndim)
+        self._keys = key_columns(loop_axes, ndim)
+        self._scores = score_columns(head)
+        self._columns = ["image", *self._origin]
+        self._leaves = [self._keys.index(name) for name in self._columns]
+        self._ranges: dict[int, list[tuple[Any, Any] | None]] = {}
+        self._last: tuple[int, _Group] | None = None
+        with self._damage():
+            self._file = pq.ParquetFile(path, page_checksum_verification=True)
+            self._metadata = self._file.metadata
+            group_rows = [self._metadata.row_group(i).num_rows for i in range(self._metadata.num_row_groups)]
+        self._ends = list(itertools.accumulate(group_rows))
 
     def row(self, image: str, loops: tuple[int, ...], start: tuple[int, ...], near: int = 0) -> Any | None:
         """Prediction of one patch: ``(K,)`` or a number of the head's dtype; None where the table has no such row.
@@ -161,53 +203,60 @@ class PatchFile:
         near
             Row from which on it is looked for first.
         """
-        groups = self._file.metadata.num_row_groups
-        first = min(near // ROW_GROUP, max(0, groups - 1))
-        for group in itertools.chain(range(first, groups), range(first)):
-            found = self._in_group(group, image, (*loops, *start))
-            if found is not None:
-                return found
+        key = (image, *loops, *start)
+        first = next((i for i, end in enumerate(self._ends) if near < end), 0)
+        with self._lock, self._damage():
+            for number in itertools.chain(range(first, len(self._ends)), range(first)):
+                if self._may_hold(number, key):
+                    group = self._group(number)
+                    index = group.find(key)
+                    if index is not None:
+                        return group.values[index].copy()
         return None
 
-    def close(self) -> None:
-        """Give the file handle back."""
-        self._file.close()
+    def rows(self, image: str, loops: tuple[int, ...]) -> UnitRows:
+        """All rows of one plane of an image, as `encode_unit` takes them."""
+        parts = []
+        with self._lock, self._damage():
+            for number in range(len(self._ends)):
+                if self._may_hold(number, (image, *loops)):
+                    table = self._file.read_row_group(number, use_threads=False)
+                    group = _Group.of(table, self._keys[1:], self._values(table))
+                    here = group.matches((image, *loops))
+                    parts.append((group.keys[here, len(loops) :], group.values[here]))
+        ndim = len(self._origin) - len(loops)
+        keys = np.concatenate([np.empty((0, 3 * ndim), np.int64), *(keys for keys, _ in parts)])
+        values = np.concatenate([np.empty((0, *self._head.shape), self._head.dtype), *(values for _, values in parts)])
+        places, starts, shapes = np.split(keys, 3, axis=1)
+        return UnitRows(image, loops, places, starts, shapes, values)
 
-    def _in_group(self, group: int, image: str, key: tuple[int, ...]) -> Any | None:
-        with self._lock:
-            table = self._read(group, ["image", *self._origin, *self._scores])
-        match = pc.equal(table["image"], image)
-        for name, value in zip(self._origin, key, strict=True):
-            match = pc.and_(match, pc.equal(table[name], value))
-        index = pc.index(match, True).as_py()
-        return None if index < 0 else self._values(table.slice(index, 1))[0]
+    def _damage(self) -> _Damage:
+        return _Damage(self.path)
 
-    def _read(self, group: int, columns: list[str]) -> pa.Table:
-        try:
-            return self._file.read_row_group(group, columns=columns, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise RunDamagedError(f"{self.path} cannot be read: {error}", "run `patchloom verify`") from error
+    def _may_hold(self, number: int, key: tuple[Any, ...]) -> bool:
+        """Whether the statistics of a row group allow that it holds a row that begins with `key`."""
+        ranges = self._ranges.get(number)
+        if ranges is None:
+            group = self._metadata.row_group(number)
+            statistics = [group.column(leaf).statistics for leaf in self._leaves]
+            ranges = [(one.min, one.max) if one is not None and one.has_min_max else None for one in statistics]
+            self._ranges[number] = ranges
+        return all(limits is None or limits[0] <= value <= limits[1]
+                   for limits, value in zip(ranges, key, strict=False))
+
+    def _group(self, number: int) -> _Group:
+        if self._last is None or self._last[0] != number:
+            table = self._file.read_row_group(number, columns=[*self._columns, *self._scores], use_threads=False)
+            self._last = number, _Group.of(table, self._origin, self._values(table))
+        return self._last[1]
 
     def _values(self, table: pa.Table) -> NDArray[Any]:
-        if self._scores != ["prediction"]:
-            return np.stack([table[name].to_numpy() for name in self._scores], axis=1).astype(self._head.dtype, copy=False)
-        column = table["prediction"].combine_chunks()
-        if not self._head.shape:
-            return np.asarray(column.to_numpy(zero_copy_only=False), self._head.dtype)
-        return np.asarray(column.flatten().to_numpy(zero_copy_only=False), self._head.dtype).reshape(
-            -1, *self._head.shape)
-
-    def rows(self, image: str, loops: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Any]]:
-        """Origins and predictions of one plane of an image, a row group in memory at a time."""
-        for group in range(self._file.metadata.num_row_groups):
-            with self._lock:
-                table = self._read(group, ["image", *self._origin, *self._scores])
-            match = pc.equal(table["image"], image)
-            for name, value in zip(self._origin, loops, strict=False):
-                match = pc.and_(match, pc.equal(table[name], value))
-            table = table.filter(match)
-            starts = zip(*(table[name].to_pylist() for name in self._origin[len(loops) :]), strict=True)
-            yield from zip(starts, self._values(table), strict=True)
+        columns = [table[name].combine_chunks() for name in self._scores]
+        if self._head.shape and _is_one_column(self._head):
+            columns = [columns[0].flatten()]
+        arrays = [column.to_numpy(zero_copy_only=False) for column in columns]
+        values = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
+        return values.astype(self._head.dtype, copy=False).reshape(table.num_rows, *self._head.shape)
 
 
 class PatchFiles:
@@ -215,14 +264,89 @@ class PatchFiles:
 
     def __init__(self, capacity: int = 32) -> None:
         self._capacity = capacity
-        self._open: OrderedDict[Path, PatchFile] = OrderedDict()
+        self._open: OrderedDict[Path, tuple[tuple[int, ...], PatchFile]] = OrderedDict()
         self._lock = threading.Lock()
 
     def open(self, path: Path, head: Head, loop_axes: str, ndim: int) -> PatchFile:
-        """The table at `path`, opened if it is not."""
+        """The table at `path`, opened if it is not, or if another file is there now: a unit that was predicted again.
+
+        Raises
+        ------
+        RunDamagedError
+            If the file is missing or is not what was written.
+        """
         with self._lock:
-            file = self._open.pop(path, None) or PatchFile(path, head, loop_axes, ndim)
-            self._open[path] = file
+            with _Damage(path):
+                status = path.stat()
+            version = (status.st_ino, status.st_size, status.st_mtime_ns)
+            found, file = self._open.pop(path, (None, None))
+            if file is None or found != version:
+                file = PatchFile(path, head, loop_axes, ndim)
+            self._open[path] = version, file
             while len(self._open) > self._capacity:
                 self._open.popitem(last=False)  # closed when its last lookup is done with it
             return file
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Decoded rows: names of images with a number a row, the other keys ``(n, k)``, predictions ``(n, …)``."""
+
+    names: list[str]
+    images: NDArray[np.int32]
+    keys: NDArray[np.int64]
+    values: NDArray[Any]
+
+    @classmethod
+    def of(cls, table: pa.Table, columns: Sequence[str], values: NDArray[Any]) -> _Group:
+        image = table["image"].combine_chunks()
+        keys = np.stack([table[name].to_numpy() for name in columns], axis=1)
+        return cls(image.dictionary.to_pylist(), image.indices.to_numpy(), keys.astype(np.int64), values)
+
+    def matches(self, key: tuple[Any, ...]) -> NDArray[np.bool_]:
+        """Rows whose keys begin with `key`."""
+        image, *rest = key
+        if image not in self.names:
+            return np.zeros(len(self.images), np.bool_)
+        found: NDArray[np.bool_] = self.images == self.names.index(image)
+        return found & (self.keys[:, : len(rest)] == rest).all(axis=1)
+
+    def find(self, key: tuple[Any, ...]) -> int | None:
+        """Row of `key`."""
+        found = np.flatnonzero(self.matches(key))
+        return int(found[0]) if len(found) else None
+
+
+class _Damage:
+    """Turns whatever a damaged file makes of its reader into one error that names the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, (OSError, pa.ArrowException, ValueError, OverflowError)):
+            raise damaged(self._path, error) from error
+
+
+def _is_one_column(head: Head) -> bool:
+    """Whether predictions are one column, ``prediction``, of numbers or of lists."""
+    numbered = head.classes == tuple(map(str, range(len(head.classes))))
+    return not head.shape or not head.classes or (numbered and len(head.classes) > MOST_COLUMNS)
+
+
+def _score_arrays(values: NDArray[Any], head: Head) -> Iterator[Any]:
+    if not _is_one_column(head):
+        yield from (pa.array(np.ascontiguousarray(column)) for column in values.T)
+    elif head.shape:
+        yield pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), head.shape[0])
+    else:
+        yield pa.array(np.ascontiguousarray(values))
+
+
+def _bounds_of(rows: Sequence[UnitRows]) -> tuple[Bound, Bound] | None:
+    ends = [(part.image, part.loops, tuple(int(i) for i in part.places[at]))
+            for part in rows for at in (0, -1) if len(part.places)]
+    return (min(ends), max(ends)) if ends else None
