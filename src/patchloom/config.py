@@ -401,11 +401,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {error}", "a config file is TOML with the names of the flags") from None
-    known = {*OPTIONS, "source", "model", "out"}
+    known = {*OPTIONS, "source", "model", "out", "fail_fast"}
     unknown = [name for name in values if name.replace("-", "_") not in known]
     if unknown:
         raise UsageError(f"{path}: unknown option {unknown[0]!r}", f"options are {', '.join(sorted(known))}")
-    return {name.replace("-", "_"): value for name, value in values.items()}
+    options = {name.replace("-", "_"): value for name, value in values.items()}
+    if "fail_fast" in options:  # the flag of `on_error`, which has none of its own name
+        options["on_error"] = "raise" if options.pop("fail_fast") else "record"
+    return options
 
 
 def write_toml(path: Path, values: Mapping[str, Any]) -> None:

@@ -278,7 +278,9 @@ class Run(Mapping[str, "ImagePredictions"]):
             try:
                 return zarr.open_array(self.path / path, mode="r")
             except Exception as error:
-                raise RunDamagedError(f"{self.path / path} cannot be read: {error}", "run `patchloom verify`") from error
+                raise RunDamagedError(
+                    f"{self.path / path} cannot be read: {error}", "run `patchloom verify`"
+                ) from error
 
         return opened
 

@@ -47,7 +47,8 @@ def test_a_saved_configuration_makes_the_same_run(call: Call, slides: Path, tmp_
     assert ended.code == 0 and ended.out.splitlines()[-1] == f"{file} written, nothing else (--dry-run)"
     saved = tomllib.loads(file.read_text())
     assert saved["patch"] == [64] and saved["classes"] == ["tumour", "stroma"] and saved["out"] == str(run)
-    assert all("_" not in name for name in saved)
+    assert saved["fail-fast"] is True
+    assert all(f"--{name}" in call("predict", "--help").out for name in saved if name != "source")
     assert call("predict", "--config", file).code == 0
     again = call(*args)
     assert again.code == 0 and again.err.startswith("resumed: 2 images reused, 0 images left\n")
@@ -59,6 +60,15 @@ def test_flags_override_the_config_file(call: Call, slides: Path, tmp_path: Path
     plans = [call("predict", slides, "--config", file, "--dry-run", "--json", *more).json["patches"]
              for more in ((), ("--patch", "64"), ("--stride", "32"))]
     assert plans == [8 * 5 + 3 * 3, 4 * 3 + 1, 6 * 4 + 2 * 2]
+
+
+def test_fail_fast_in_a_config_file_is_the_flag(call: Call, with_bad: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("fail-fast = true\npatch = 64\n")
+    args = ("predict", with_bad, "-m", "tests.cli.models:scores", "--config", file, "-q", "-o")
+    assert call(*args, tmp_path / "stopped").err.startswith("error: ")
+    file.write_text("fail-fast = false\npatch = 64\n")
+    assert call(*args, tmp_path / "recorded").err.startswith("warning: 1 image failed")
 
 
 def test_a_config_file_may_name_the_images(
@@ -186,6 +196,15 @@ def test_a_reader_that_leaves_is_no_error(vectors: Path) -> None:
     assert process.wait(60) == 0
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+def test_a_log_that_nobody_reads_stops_no_run(slides: Path, tmp_path: Path, call: Call) -> None:
+    process = start("predict", slides, *SCORES, "-o", tmp_path / "run", cwd=ROOT)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert call("status", tmp_path / "run", "--json").json["done"] == 2
 
 
 def test_a_terminal_gets_bars(slides: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import shutil
 
@@ -9,7 +10,7 @@ import click
 
 from patchloom.errors import ImageError, NotPredictedError, PatchloomError, RunDamagedError
 
-__all__ = ["exit_code", "report", "report_usage"]
+__all__ = ["exit_code", "report", "report_usage", "say"]
 
 WIDTH = 90
 """Column at which the kind ends, on terminals that are wide enough."""
@@ -22,12 +23,18 @@ def exit_code(error: PatchloomError) -> int:
     return 1 if isinstance(error, FOUND_BAD) else 2
 
 
+def say(line: str) -> None:
+    """Write a line to standard error; where nobody listens any more, work goes on all the same."""
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(line, err=True)
+
+
 def report(message: str, hint: str, kind: str) -> None:
     """Write the two lines to standard error."""
     columns = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
     tag, second = f"[{kind}]", f"hint: {_one_line(hint)}"
-    click.echo(f"error: {_one_line(message)}", err=True)
-    click.echo(f"{second:<{max(len(second) + 2, columns - len(tag))}}{tag}", err=True)
+    say(f"error: {_one_line(message)}")
+    say(f"{second:<{max(len(second) + 2, columns - len(tag))}}{tag}")
 
 
 def report_usage(error: click.ClickException) -> None:

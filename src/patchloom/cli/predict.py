@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from patchloom.cli.errors import say
 from patchloom.cli.options import Command, grouped, quiet_option, run_options
 from patchloom.cli.progress import Progress, counted, duration, following, stopped_lines
 from patchloom.errors import Interrupted, UsageError
@@ -74,15 +75,15 @@ def followed(run: str, quiet: bool, work: Callable[[Progress], object]) -> int:
     if finished is None:
         raise AssertionError("a session ended without saying so")
     if stopped:
-        click.echo(stopped_lines(finished, run), err=True)
+        say(stopped_lines(finished, run))
         return 130
     if finished.failed:
-        click.echo(f"warning: {counted(finished.failed, 'image')} failed, {finished.done:,} done; "
-                   f"see: patchloom failures {shlex.quote(run)}", err=True)
+        say(f"warning: {counted(finished.failed, 'image')} failed, {finished.done:,} done; "
+            f"see: patchloom failures {shlex.quote(run)}")
         return 1
     if not quiet:
-        click.echo(f"done: {counted(finished.done, 'image')}, {counted(finished.patches, 'patch', 'patches')} "
-                   f"predicted in {duration(finished.seconds)}; see: patchloom status {shlex.quote(run)}", err=True)
+        say(f"done: {counted(finished.done, 'image')}, {counted(finished.patches, 'patch', 'patches')} "
+            f"predicted in {duration(finished.seconds)}; see: patchloom status {shlex.quote(run)}")
     return 0
 
 
@@ -95,9 +96,10 @@ def _values(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
     for name in given:
         values.pop(EXCLUDING.get(name, name), None)
     values |= given
-    if isinstance(values.get("source"), str):
-        values["source"] = [values["source"]]
-    return values
+    if "source" in values:
+        source = values["source"]
+        values["source"] = [str(path) for path in (source if isinstance(source, list) else [source])]
+    return values | {name: str(values[name]) for name in ("model", "out") if name in values}
 
 
 def _check(place: dict[str, Any], *, dry_run: bool) -> None:
@@ -114,8 +116,11 @@ def _save(file: Path, place: dict[str, Any], options: Any) -> None:
     from patchloom.config import flag, write_toml
 
     chosen = {name: value for name, value in place.items() if value}
+    chosen |= {flag(name): value for name, value in options.changed().items()}
+    if chosen.pop("on-error", None) == "raise":
+        chosen["fail-fast"] = True
     try:
-        write_toml(file, chosen | {flag(name): value for name, value in options.changed().items()})
+        write_toml(file, chosen)
     except OSError as error:
         raise UsageError(f"{file} cannot be written: {error.strerror}", "choose another --save-config") from None
 

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import click
-
+from patchloom.cli.errors import say
 from patchloom.events import (
     Event,
     ImageDone,
@@ -57,7 +56,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Write a line."""
-        click.echo(line, err=True)
+        say(line)
 
 
 class Silence(Progress):

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.csv
 
-from patchloom.export.export import atomic
-
-if TYPE_CHECKING:
-    from patchloom.run import Run
+from patchloom.export.export import Predictions, atomic
 
 __all__ = ["CsvExport"]
 
@@ -22,7 +18,7 @@ class CsvExport:
 
     suffixes = (".csv",)
 
-    def write(self, run: Run, path: Path, *, image: str | None, head: str | None, level: int) -> None:
+    def write(self, run: Predictions, path: Path, *, image: str | None, head: str | None, level: int) -> None:
         """See `Export.write`."""
         if image is not None:
             run[image]  # an unknown name is an error, not an empty file

@@ -14,11 +14,48 @@ from patchloom.errors import OutputError, UsageError
 from patchloom.predictions.files import PARTIAL, output_error
 
 if TYPE_CHECKING:
-    from patchloom.run import ImagePredictions, Run
+    from patchloom.predictions.maps import StitchedMap
+    from patchloom.predictions.query import PatchTable
 
-__all__ = ["Export", "atomic", "export", "formats", "only_image"]
+__all__ = ["Export", "ImageMaps", "Predictions", "atomic", "export", "formats", "only_image"]
 
 GROUP = "patchloom.exports"
+
+
+class ImageMaps(Protocol):
+    """What exports need of one image's predictions."""
+
+    @property
+    def crs(self) -> str:
+        """Coordinate reference system, or empty."""
+
+    @property
+    def origin(self) -> tuple[float, float] | None:
+        """Coordinates (x, y) of the upper left corner in `crs`."""
+
+    def stitched(self, head: str | None = None, level: int = 0) -> StitchedMap:
+        """Lazy array of the whole image."""
+
+
+class Predictions(Protocol):
+    """What exports need of a run."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, image: str, /) -> ImageMaps: ...
+
+    def images(self) -> Iterator[str]:
+        """Names of the images that have predictions."""
+
+    def patches(
+        self,
+        where: str | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+        head: str | None = None,
+        image: str | None = None,
+    ) -> PatchTable:
+        """Table of a vector head."""
 
 
 class Export(Protocol):
@@ -27,7 +64,7 @@ class Export(Protocol):
     suffixes: tuple[str, ...]
     """Lower-case endings with the dot."""
 
-    def write(self, run: Run, path: Path, *, image: str | None, head: str | None, level: int) -> None:
+    def write(self, run: Predictions, path: Path, *, image: str | None, head: str | None, level: int) -> None:
         """Write predictions of one image, or of all for formats that hold many.
 
         Parameters
@@ -55,7 +92,7 @@ def formats() -> dict[str, Export]:
     return found
 
 
-def export(run: Run, path: Path, *, image: str | None = None, head: str | None = None, level: int = 0) -> None:
+def export(run: Predictions, path: Path, *, image: str | None = None, head: str | None = None, level: int = 0) -> None:
     """Write predictions of a run to a file.
 
     Raises
@@ -76,7 +113,7 @@ def export(run: Run, path: Path, *, image: str | None = None, head: str | None =
     formats()[suffix].write(run, path, image=image, head=head, level=level)
 
 
-def only_image(run: Run, image: str | None) -> ImagePredictions:
+def only_image(run: Predictions, image: str | None) -> ImageMaps:
     """The image that was asked for, or the only one.
 
     Raises

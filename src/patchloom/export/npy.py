@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from patchloom.export.export import atomic, only_image
-
-if TYPE_CHECKING:
-    from patchloom.run import Run
+from patchloom.export.export import Predictions, atomic, only_image
 
 __all__ = ["NpyExport", "bands"]
 
@@ -23,7 +19,7 @@ class NpyExport:
 
     suffixes = (".npy",)
 
-    def write(self, run: Run, path: Path, *, image: str | None, head: str | None, level: int) -> None:
+    def write(self, run: Predictions, path: Path, *, image: str | None, head: str | None, level: int) -> None:
         """See `Export.write`."""
         stitched = only_image(run, image).stitched(head, level)
         with atomic(path) as partial:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from patchloom.export.export import atomic
-
-if TYPE_CHECKING:
-    from patchloom.run import Run
+from patchloom.export.export import Predictions, atomic
 
 __all__ = ["ParquetExport"]
 
@@ -20,7 +16,7 @@ class ParquetExport:
 
     suffixes = (".parquet",)
 
-    def write(self, run: Run, path: Path, *, image: str | None, head: str | None, level: int) -> None:
+    def write(self, run: Predictions, path: Path, *, image: str | None, head: str | None, level: int) -> None:
         """See `Export.write`."""
         if image is not None:
             run[image]  # an unknown name is an error, not an empty file

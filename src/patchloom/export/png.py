@@ -10,18 +10,27 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from patchloom.errors import UsageError
-from patchloom.export.export import atomic, only_image
+from patchloom.export.export import Predictions, atomic, only_image
 
 if TYPE_CHECKING:
     from patchloom.predictions.maps import StitchedMap
-    from patchloom.run import Run
 
 __all__ = ["PALETTE", "PngExport"]
 
 LARGEST = 1 << 28
 """Pixels; a PNG is made in memory."""
-PALETTE = ((68, 119, 170), (238, 102, 119), (34, 136, 51), (204, 187, 68), (102, 204, 238), (170, 51, 119),
-           (187, 187, 187), (0, 0, 0), (230, 159, 0), (0, 158, 115))
+PALETTE = (
+    (68, 119, 170),
+    (238, 102, 119),
+    (34, 136, 51),
+    (204, 187, 68),
+    (102, 204, 238),
+    (170, 51, 119),
+    (187, 187, 187),
+    (0, 0, 0),
+    (230, 159, 0),
+    (0, 158, 115),
+)
 """Colours of classes, after Paul Tol's bright scheme: told apart by people who are colour-blind."""
 
 
@@ -30,7 +39,7 @@ class PngExport:
 
     suffixes = (".png",)
 
-    def write(self, run: Run, path: Path, *, image: str | None, head: str | None, level: int) -> None:
+    def write(self, run: Predictions, path: Path, *, image: str | None, head: str | None, level: int) -> None:
         """See `Export.write`."""
         stitched = only_image(run, image).stitched(head, level)
         picture = _picture(stitched)

@@ -11,11 +11,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from patchloom.errors import UsageError
-from patchloom.export.export import atomic, only_image
+from patchloom.export.export import ImageMaps, Predictions, atomic, only_image
 
 if TYPE_CHECKING:
     from patchloom.predictions.maps import StitchedMap
-    from patchloom.run import ImagePredictions, Run
 
 __all__ = ["TiffExport"]
 
@@ -30,7 +29,7 @@ class TiffExport:
 
     suffixes = (".tif", ".tiff")
 
-    def write(self, run: Run, path: Path, *, image: str | None, head: str | None, level: int) -> None:
+    def write(self, run: Predictions, path: Path, *, image: str | None, head: str | None, level: int) -> None:
         """See `Export.write`."""
         predictions = only_image(run, image)
         stitched = predictions.stitched(head, level)
@@ -43,9 +42,19 @@ class TiffExport:
         planar = {"planarconfig": "separate"} if geography and stitched.ndim == 3 and stitched.shape[0] > 1 else {}
         with atomic(path) as partial:
             tifffile.imwrite(
-                partial, _tiles(stitched, dtype), shape=shape, dtype=dtype, tile=(TILE, TILE), photometric="minisblack",
-                compression="zlib", predictor=dtype.kind == "f" and dtype.itemsize > 2, bigtiff=stitched.size * dtype.itemsize > 3 << 30,
-                ome=not geography, **planar, **options)
+                partial,
+                _tiles(stitched, dtype),
+                shape=shape,
+                dtype=dtype,
+                tile=(TILE, TILE),
+                photometric="minisblack",
+                compression="zlib",
+                predictor=dtype.kind == "f" and dtype.itemsize > 2,
+                bigtiff=stitched.size * dtype.itemsize > 3 << 30,
+                ome=not geography,
+                **planar,
+                **options,
+            )
 
 
 def _tiles(stitched: StitchedMap, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
@@ -73,7 +82,7 @@ def _ome(stitched: StitchedMap) -> dict[str, Any]:
     return {"metadata": metadata}
 
 
-def _geography(predictions: ImagePredictions, stitched: StitchedMap) -> list[Tag]:
+def _geography(predictions: ImageMaps, stitched: StitchedMap) -> list[Tag]:
     """GeoTIFF tags; none where the image is not georeferenced, or its planes are more than bands."""
     origin, spacing = predictions.origin, stitched.spacing
     if origin is None or not {"X", "Y"} <= set(spacing) or set(stitched.axes) - set("CYX"):
@@ -82,9 +91,28 @@ def _geography(predictions: ImagePredictions, stitched: StitchedMap) -> list[Tag
     code = predictions.crs.removeprefix("EPSG:")
     if code.isdigit():
         geographic = 4000 <= int(code) < 5000
-        keys = [1, 1, 0, 3, 1024, 0, 1, 2 if geographic else 1, 1025, 0, 1, 1, 2048 if geographic else 3072, 0, 1, int(code)]
-    tags: list[Tag] = [(33550, 12, 3, (spacing["X"], spacing["Y"], 0.0), True),
-                       (33922, 12, 6, (0.0, 0.0, 0.0, origin[0], origin[1], 0.0), True),
-                       (34735, 3, len(keys), tuple(keys), True)]
+        keys = [
+            1,
+            1,
+            0,
+            3,
+            1024,
+            0,
+            1,
+            2 if geographic else 1,
+            1025,
+            0,
+            1,
+            1,
+            2048 if geographic else 3072,
+            0,
+            1,
+            int(code),
+        ]
+    tags: list[Tag] = [
+        (33550, 12, 3, (spacing["X"], spacing["Y"], 0.0), True),
+        (33922, 12, 6, (0.0, 0.0, 0.0, origin[0], origin[1], 0.0), True),
+        (34735, 3, len(keys), tuple(keys), True),
+    ]
     nodata = "nan" if stitched.dtype.kind == "f" and np.isnan(stitched.nodata) else f"{stitched.nodata:g}"
     return [*tags, (42113, 2, 0, nodata, True)]

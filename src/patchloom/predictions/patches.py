@@ -1,8 +1,11 @@
 """Tables of vector heads: one immutable Parquet file a unit, one row a patch.
 
 Columns: ``image``, the loop axes (``s``, ``t``, ``z``), ``row``, ``col``, ``y``, ``x``, ``height``, ``width`` (3-D:
-``slab``, ``z`` and ``depth`` in front of theirs), then the scores: one column a class, or ``prediction`` where there are
-no classes or too many of them. Rows are sorted by image, loops and place.
+``slab``, ``z`` and ``depth`` in front of theirs), then the scores: one column a class, or ``prediction`` where there
+are no classes or too many of them. Rows are sorted by image, loops and place.
+
+The first and the last key of each row group are also in the metadata of the schema, as text. Statistics hold the same,
+but asking pyarrow for those of a damaged footer can end the process.
 """
 
 from __future__ import annotations
@@ -25,16 +28,16 @@ from patchloom.errors import RunDamagedError
 from patchloom.geometry.axes import spatial_axes
 from patchloom.models.model import Head
 
-__all__ = ["PatchFile", "PatchFiles", "UnitRows", "bounds", "damaged", "encode_unit", "key_columns", "schema",
+__all__ = ["PatchFile", "PatchFiles", "UnitRows", "damaged", "encode_unit", "key_columns", "key_ranges", "schema",
            "score_columns"]
 
-Bound = tuple[str, tuple[int, ...], tuple[int, ...]]
-"""Image, loops and place of a row; rows are sorted by it."""
+Key = tuple[Any, ...]
+"""Image, loops and first pixel of a row; rows are sorted by it, which is also the order of places."""
 
 ROW_GROUP = 1024
 """Most rows that a lookup reads."""
-GROUP_BYTES = 256 << 10
-"""Most bytes of predictions that a lookup reads: 256 rows of 256 float32 numbers take 0.5 ms, 1024 take 2 to 4."""
+GROUP_BYTES = 128 << 10
+"""Most bytes of predictions that a lookup reads: of 256 float32 numbers, 128 rows take 0.4 ms, 1024 take 2 to 4."""
 MOST_COLUMNS = 64
 """Numbers of a prediction that become columns of their own; more are one column of lists, unless they have names."""
 PLACE_WORDS = {"Z": "slab", "Y": "row", "X": "col"}
@@ -133,26 +136,33 @@ def encode_unit(head: Head, loop_axes: str, ndim: int, rows: Sequence[UnitRows])
     columns += [pa.array(np.ascontiguousarray(column)) for column in keys.T]
     values = rows[0].values if len(rows) == 1 else np.concatenate([part.values for part in rows])
     columns += _score_arrays(values, head)
-    about = schema(head, loop_axes, ndim)
-    about = about.with_metadata({**about.metadata, "patchloom.rows": json.dumps(_bounds_of(rows))})
-    table = pa.Table.from_arrays(columns, schema=about)
     listed = bool(head.shape) and _is_one_column(head)
     row_bytes = max(1, values.dtype.itemsize * int(np.prod(values.shape[1:])))
+    size = max(1, min(ROW_GROUP, GROUP_BYTES // row_bytes))
+    about = schema(head, loop_axes, ndim)
+    ranges = json.dumps(_ranges(rows, size))
+    table = pa.Table.from_arrays(columns, schema=about.with_metadata({**about.metadata, "patchloom.rows": ranges}))
     sink = pa.BufferOutputStream()
     pq.write_table(
-        table, sink, row_group_size=max(1, min(ROW_GROUP, GROUP_BYTES // row_bytes)), compression="zstd",
-        compression_level=1, use_dictionary=["image"], write_page_checksum=True,
+        table, sink, row_group_size=size, compression="zstd", compression_level=1, use_dictionary=["image"],
+        write_page_checksum=True,
         use_byte_stream_split=["prediction.list.element"] if listed and head.dtype.kind == "f" else False)
     return bytes(sink.getvalue())
 
 
-def bounds(metadata: Mapping[bytes, bytes] | None) -> tuple[Bound, Bound] | None:
-    """First and last row of a table in their order, out of the metadata of its schema; None where it has no rows."""
-    found = json.loads((metadata or {}).get(b"patchloom.rows", b"null"))
-    if not found:
-        return None
-    first, last = ((image, tuple(loops), tuple(place)) for image, loops, place in found)
-    return first, last
+def key_ranges(metadata: Mapping[bytes, bytes] | None) -> list[tuple[Key, Key]]:
+    """First and last key of each row group of a table, out of the metadata of its schema.
+
+    Raises
+    ------
+    ValueError
+        If they are not there.
+    """
+    try:
+        found = json.loads((metadata or {})[b"patchloom.rows"])
+        return [(tuple(first), tuple(last)) for first, last in found]
+    except (KeyError, TypeError) as error:
+        raise ValueError("its footer is damaged") from error
 
 
 def damaged(path: Path, error: BaseException) -> RunDamagedError:
@@ -183,14 +193,15 @@ class PatchFile:
         self._origin = [*loop_axes.lower(), *spatial_axes(ndim).lower()]
         self._keys = key_columns(loop_axes, ndim)
         self._scores = score_columns(head)
-        self._columns = ["image", *self._origin]
-        self._leaves = [self._keys.index(name) for name in self._columns]
-        self._ranges: dict[int, list[tuple[Any, Any] | None]] = {}
         self._last: tuple[int, _Group] | None = None
-        with self._damage():
+        with _Damage(path):
             self._file = pq.ParquetFile(path, page_checksum_verification=True)
-            self._metadata = self._file.metadata
-            group_rows = [self._metadata.row_group(i).num_rows for i in range(self._metadata.num_row_groups)]
+            metadata = self._file.metadata
+            self._ranges = key_ranges(metadata.metadata)
+            group_rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+            as_written = self._file.schema_arrow.equals(schema(head, loop_axes, ndim))
+            if len(self._ranges) != len(group_rows) or not as_written:
+                raise ValueError("its footer is damaged")
         self._ends = list(itertools.accumulate(group_rows))
 
     def row(self, image: str, loops: tuple[int, ...], start: tuple[int, ...], near: int = 0) -> Any | None:
@@ -204,22 +215,22 @@ class PatchFile:
             Row from which on it is looked for first.
         """
         key = (image, *loops, *start)
-        first = next((i for i, end in enumerate(self._ends) if near < end), 0)
-        with self._lock, self._damage():
-            for number in itertools.chain(range(first, len(self._ends)), range(first)):
-                if self._may_hold(number, key):
-                    group = self._group(number)
-                    index = group.find(key)
-                    if index is not None:
-                        return group.values[index].copy()
+        near = next((i for i, end in enumerate(self._ends) if near < end), 0)
+        candidates = [i for i, (first, last) in enumerate(self._ranges) if first <= key <= last]
+        with self._lock, _Damage(self.path):
+            for number in sorted(candidates, key=lambda i: (i < near, i)):
+                group = self._group(number)
+                index = group.find(key)
+                if index is not None:
+                    return group.values[index].copy()
         return None
 
     def rows(self, image: str, loops: tuple[int, ...]) -> UnitRows:
         """All rows of one plane of an image, as `encode_unit` takes them."""
         parts = []
-        with self._lock, self._damage():
-            for number in range(len(self._ends)):
-                if self._may_hold(number, (image, *loops)):
+        with self._lock, _Damage(self.path):
+            for number, (first, last) in enumerate(self._ranges):
+                if first[: 1 + len(loops)] <= (image, *loops) <= last[: 1 + len(loops)]:
                     table = self._file.read_row_group(number, use_threads=False)
                     group = _Group.of(table, self._keys[1:], self._values(table))
                     here = group.matches((image, *loops))
@@ -230,23 +241,10 @@ class PatchFile:
         places, starts, shapes = np.split(keys, 3, axis=1)
         return UnitRows(image, loops, places, starts, shapes, values)
 
-    def _damage(self) -> _Damage:
-        return _Damage(self.path)
-
-    def _may_hold(self, number: int, key: tuple[Any, ...]) -> bool:
-        """Whether the statistics of a row group allow that it holds a row that begins with `key`."""
-        ranges = self._ranges.get(number)
-        if ranges is None:
-            group = self._metadata.row_group(number)
-            statistics = [group.column(leaf).statistics for leaf in self._leaves]
-            ranges = [(one.min, one.max) if one is not None and one.has_min_max else None for one in statistics]
-            self._ranges[number] = ranges
-        return all(limits is None or limits[0] <= value <= limits[1]
-                   for limits, value in zip(ranges, key, strict=False))
-
     def _group(self, number: int) -> _Group:
         if self._last is None or self._last[0] != number:
-            table = self._file.read_row_group(number, columns=[*self._columns, *self._scores], use_threads=False)
+            columns = ["image", *self._origin, *self._scores]
+            table = self._file.read_row_group(number, columns=columns, use_threads=False)
             self._last = number, _Group.of(table, self._origin, self._values(table))
         return self._last[1]
 
@@ -346,7 +344,18 @@ def _score_arrays(values: NDArray[Any], head: Head) -> Iterator[Any]:
         yield pa.array(np.ascontiguousarray(values))
 
 
-def _bounds_of(rows: Sequence[UnitRows]) -> tuple[Bound, Bound] | None:
-    ends = [(part.image, part.loops, tuple(int(i) for i in part.places[at]))
-            for part in rows for at in (0, -1) if len(part.places)]
-    return (min(ends), max(ends)) if ends else None
+def _ranges(rows: Sequence[UnitRows], size: int) -> list[tuple[Key, Key]]:
+    """Smallest and largest key of each row group; a part that it holds rows of gives its first and last of them."""
+    ranges: list[tuple[Key, Key]] = []
+    first = 0
+    for part in rows:
+        stop = first + len(part.starts)
+        for number in range(first // size, -(-stop // size)):
+            ends = (max(first, number * size), min(stop, (number + 1) * size) - 1)
+            low, high = ((part.image, *part.loops, *map(int, part.starts[end - first])) for end in ends)
+            if number < len(ranges):
+                ranges[number] = min(ranges[number][0], low), max(ranges[number][1], high)
+            else:
+                ranges.append((low, high))
+        first = stop
+    return ranges

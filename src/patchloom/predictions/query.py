@@ -47,8 +47,16 @@ class PatchTable:
     """
 
     def __init__(
-        self, files: Sequence[Path], head: Head, ndim: int, *, where: str | None = None, sort: str | None = None,
-        limit: int | None = None, image: str | None = None, current: Mapping[Path, set[str]] | None = None,
+        self,
+        files: Sequence[Path],
+        head: Head,
+        ndim: int,
+        *,
+        where: str | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+        image: str | None = None,
+        current: Mapping[Path, set[str]] | None = None,
     ) -> None:
         self._files, self._head, self._ndim = list(files), head, ndim
         self._where, self._sort, self._limit, self._image = where, sort, limit, image
@@ -172,7 +180,9 @@ class PatchTable:
 class _Relation:
     """One query: nothing in it can reach beyond the tables."""
 
-    def __init__(self, datasets: list[Any], where: str | None, order: str, limit: int | None, columns: list[str]) -> None:
+    def __init__(
+        self, datasets: list[Any], where: str | None, order: str, limit: int | None, columns: list[str]
+    ) -> None:
         self._connection = duckdb.connect(config={"threads": 2})
         try:
             self._connection.execute("set enable_external_access = false")
@@ -208,7 +218,9 @@ def _execute(relation: _Relation, size: int) -> Iterator[pa.RecordBatch]:
     try:
         yield from relation.relation.to_arrow_reader(size)
     except duckdb.Error as error:
-        raise QueryError(f"where: {_first_line(error)}", "see the columns with `patchloom query RUN --limit 1`") from None
+        raise QueryError(
+            f"where: {_first_line(error)}", "see the columns with `patchloom query RUN --limit 1`"
+        ) from None
 
 
 def _query_error(error: duckdb.Error, where: str | None, columns: list[str]) -> QueryError:

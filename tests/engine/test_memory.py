@@ -1,0 +1,65 @@
+"""Peak resident memory, measured by the operating system, of runs in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+
+TILE = 256
+PROGRAM = """
+import json, resource, sys
+import numpy as np
+import patchloom
+
+def model(batch):
+    return np.concatenate([batch, batch[:, :1]], axis=1).astype(np.float32)
+
+image, out, blend = sys.argv[1:]
+options = dict(patch=512, overlap=64, batch=1, threads=2, blend=blend, model_id="copy")
+plan = patchloom.plan(image, model, **options)
+run = patchloom.predict(image, model, out, **options)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"peak": peak, "projected": plan.memory, "patches": plan.patches}))
+"""
+
+
+def large_image(path: Path, height: int, width: int) -> Path:
+    """JPEG-tiled TIFF that is made in no time: one tile over and over."""
+    tile = imagecodecs.jpeg8_encode(np.random.default_rng(0).integers(0, 255, (TILE, TILE, 3), dtype=np.uint8))
+    count = -(-height // TILE) * -(-width // TILE)
+
+    def tiles() -> Iterator[bytes]:
+        return (tile for _ in range(count))
+
+    tifffile.imwrite(
+        path, tiles(), shape=(height, width, 3), dtype="uint8", tile=(TILE, TILE), compression="jpeg", photometric="rgb"
+    )
+    return path
+
+
+def measured(folder: Path, height: int, width: int, blend: str) -> dict[str, int]:
+    image = large_image(folder / f"{height}x{width}.tif", height, width)
+    call = [sys.executable, "-c", PROGRAM, str(image), str(folder / f"run {height}x{width}"), blend]
+    ended = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    answer: dict[str, int] = json.loads(ended.stdout.splitlines()[-1])
+    return answer
+
+
+@pytest.mark.parametrize("blend", ["crop", "gaussian"])
+def test_a_larger_image_takes_no_more_memory_and_no_more_than_was_projected(tmp_path: Path, blend: str) -> None:
+    reference = measured(tmp_path, 2048, 8192, blend)
+    taller = measured(tmp_path, 8192, 8192, blend)
+    wider = measured(tmp_path, 2048, 24576, blend)
+    for larger in (taller, wider):
+        assert larger["patches"] > 2.5 * reference["patches"]
+        assert larger["peak"] < 1.1 * reference["peak"]
+        assert larger["peak"] < larger["projected"]
