@@ -4,17 +4,23 @@ From a JPEG-tiled TIFF to stitched OME-Zarr, patches of 512, overlap 64. The raw
 as the run, each calling the same session, before and after each run, in the same process; its mean is what the run is
 compared with.
 
+A second table says where the rest goes: CPU milliseconds a patch of each part of the pipeline, from one more run.
+
     python benchmarks/efficiency.py [--size 8192] [--repeat 3] [--only three]
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -25,8 +31,14 @@ from rich.table import Table
 import patchloom
 from patchloom.demo.files import write_scene
 from patchloom.demo.scenes import Scene
+from patchloom.engine import commit
+from patchloom.engine.pipeline import Pipeline
+from patchloom.engine.predictor import Predictor
+from patchloom.engine.reading import BlockStore
+from patchloom.engine.stitch import UnitMap
 from patchloom.events import Event, RunFinished, RunStarted
 from patchloom.models.load import load_model
+from patchloom.predictions.dense import DenseMap
 
 PATCH, OVERLAP = 512, 64
 CASES: list[tuple[str, str, dict[str, object]]] = [
@@ -58,6 +70,61 @@ class Stopwatch:
         return self.end[0] - self.begin[0], self.end[1] - self.begin[1]
 
 
+PARTS: list[tuple[str, Any, str]] = [
+    ("decode", BlockStore, "decode"),
+    ("fill the batch, normalise", Pipeline, "_fill"),
+    ("model", Predictor, "raw"),
+    ("look for NaN", Predictor, "is_bad"),
+    ("reduce and stitch", UnitMap, "place"),
+    ("encode and write, levels 0 and 1", DenseMap, "write_shard"),
+    ("levels from 2 on", DenseMap, "write_level_shard"),
+    ("flush", commit, "flush"),
+]
+
+
+@contextmanager
+def parts_timed() -> Iterator[dict[str, float]]:
+    """CPU seconds of each part while the block runs; parts that a part calls are counted in it, not twice."""
+    seconds: dict[str, float] = dict.fromkeys((title for title, _, _ in PARTS), 0.0)
+    inside = threading.local()
+    lock = threading.Lock()
+
+    def timed(title: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if getattr(inside, "part", False):
+                return function(*args, **kwargs)
+            inside.part, begin = True, time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                inside.part = False
+                with lock:
+                    seconds[title] += time.thread_time() - begin
+
+        return call
+
+    originals = [(owner, name, getattr(owner, name)) for _, owner, name in PARTS]
+    for title, owner, name in PARTS:
+        setattr(owner, name, timed(title, getattr(owner, name)))
+    try:
+        yield seconds
+    finally:
+        for owner, name, function in originals:
+            setattr(owner, name, function)
+
+
+def where_it_goes(image: Path, model: Path, options: dict[str, object], threads: int, folder: Path) -> dict[str, float]:
+    """CPU milliseconds a patch of each part, and of what is none of them."""
+    watch = Stopwatch()
+    with parts_timed() as seconds, tempfile.TemporaryDirectory(dir=folder) as out:
+        run = predicted(image, model, f"{out}/run", threads, watch, options)
+        patches = len(run[image.name])
+    total = watch.seconds[1]
+    seconds["the rest: scheduling, journal, Python"] = total - sum(seconds.values())
+    return {title: 1000 * value / patches for title, value in seconds.items()}
+
+
 def raw_forward(model_path: Path, patches: int, threads: int) -> tuple[float, float]:
     """Wall and CPU seconds a patch of the model alone."""
     model = load_model(str(model_path))
@@ -78,23 +145,30 @@ def raw_forward(model_path: Path, patches: int, threads: int) -> tuple[float, fl
     return (time.perf_counter() - wall) / done, (time.process_time() - cpu) / done
 
 
+def predicted(
+    image: Path, model: Path, out: str, threads: int, watch: Stopwatch, options: dict[str, Any]
+) -> patchloom.Run:
+    """The run that is measured."""
+    return patchloom.predict(
+        str(image),
+        str(model),
+        out,
+        patch=PATCH,
+        overlap=OVERLAP,
+        scale=255,
+        batch=1,
+        threads=threads,
+        callbacks=[watch],
+        **options,
+    )
+
+
 def measure(image: Path, model: Path, options: dict[str, object], threads: int, folder: Path) -> tuple[float, ...]:
     """Efficiency in wall and CPU seconds, and milliseconds a patch: raw wall, raw CPU, run wall, run CPU."""
     before = raw_forward(model, 40, threads)
     watch = Stopwatch()
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        run = patchloom.predict(
-            str(image),
-            str(model),
-            f"{out}/run",
-            patch=PATCH,
-            overlap=OVERLAP,
-            scale=255,
-            batch=1,
-            threads=threads,
-            callbacks=[watch],
-            **options,
-        )
+        run = predicted(image, model, f"{out}/run", threads, watch, options)
         patches = len(run[image.name])
     after = raw_forward(model, 40, threads)
     raw = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
@@ -130,15 +204,23 @@ def main() -> None:
     )
     for heading in ("case", "efficiency wall", "efficiency CPU", "raw ms", "raw CPU ms", "run ms", "run CPU ms"):
         table.add_column(heading, justify="left" if heading == "case" else "right")
-    for title, model, options in CASES:
-        if arguments.only and arguments.only not in title:
-            continue
+    cases = [case for case in CASES if arguments.only in case[0]]
+    rest: dict[str, dict[str, float]] = {}
+    for title, model, options in cases:
         results = [
             measure(image, models[model], options, arguments.threads, arguments.folder) for _ in range(arguments.repeat)
         ]
         medians = [statistics.median(column) for column in zip(*results, strict=True)]
         table.add_row(title, f"{medians[0]:.3f}", f"{medians[1]:.3f}", *(f"{value:.1f}" for value in medians[2:]))
+        rest[title] = where_it_goes(image, models[model], options, arguments.threads, arguments.folder)
     Console(width=140).print(table)
+    parts = Table(title="where it goes: CPU milliseconds a patch")
+    parts.add_column("part")
+    for title in rest:
+        parts.add_column(title, justify="right")
+    for part in next(iter(rest.values()), {}):
+        parts.add_row(part, *(f"{values[part]:.2f}" for values in rest.values()))
+    Console(width=180).print(parts)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Peak resident memory of a run over images of growing size, same configuration: it should not grow with them.
 
-Each run is a process of its own; the figure is the operating system's (`ru_maxrss`).
+Each run is a process of its own; the figure is the operating system's (`VmHWM`, so this needs Linux).
 
     python benchmarks/memory.py [--sizes 8192 24576] [--model three] [--reduce argmax]
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import shutil
 import subprocess
 import sys
@@ -57,7 +57,9 @@ def one_run(image: str, model: str, out: str, options: dict[str, object]) -> Non
     import patchloom
 
     run = patchloom.predict(image, model, out, patch=512, overlap=64, scale=255, batch=1, threads=2, **options)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    peak = int(found[1]) / 1024
     print(json.dumps({"patches": len(run[Path(image).name]), "peak": peak}))
 
 

@@ -15,7 +15,8 @@ import tifffile
 
 TILE = 256
 PROGRAM = """
-import json, resource, sys
+import json, re, sys
+from pathlib import Path
 import numpy as np
 import patchloom
 
@@ -26,7 +27,8 @@ image, out, blend = sys.argv[1:]
 options = dict(patch=512, overlap=64, batch=1, threads=2, blend=blend, model_id="copy")
 plan = patchloom.plan(image, model, **options)
 run = patchloom.predict(image, model, out, **options)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not `ru_maxrss`, which begins with what the parent had when it started this process.
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 print(json.dumps({"peak": peak, "projected": plan.memory, "patches": plan.patches}))
 """
 

@@ -82,7 +82,7 @@ def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 
 def end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
-        process.communicate()
+    process.communicate()
 
 
 def all_of(run: patchloom.Run) -> Predictions:

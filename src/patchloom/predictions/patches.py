@@ -34,8 +34,8 @@ __all__ = ["PatchFile", "PatchFiles", "UnitRows", "damaged", "encode_unit", "key
 Key = tuple[Any, ...]
 """Image, loops and first pixel of a row; rows are sorted by it, which is also the order of places."""
 
-ROW_GROUP = 1024
-"""Most rows that a lookup reads."""
+ROW_GROUP = 4096
+"""Most rows that a lookup reads. Of few scores 4096 are looked up as quickly as 1024, and scanned twice as quickly."""
 GROUP_BYTES = 128 << 10
 """Most bytes of predictions that a lookup reads: of 256 float32 numbers, 128 rows take 0.4 ms, 1024 take 2 to 4."""
 MOST_COLUMNS = 64

@@ -1,22 +1,25 @@
-"""Filtering and sorting the tables of a run with SQL conditions, pushed down into the Parquet files."""
+"""Filtering and sorting the tables of a run with SQL conditions."""
 
 from __future__ import annotations
 
-import re
+import functools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from patchloom.errors import MissingExtraError, QueryError
+from patchloom.errors import MissingExtraError, QueryError, UsageError
 from patchloom.models.model import Head
-from patchloom.predictions.patches import schema
+from patchloom.predictions.conditions import check_condition, connection, parse_sort, query_error, quoted
+from patchloom.predictions.patches import Key, damaged, key_columns, key_ranges, schema, score_columns
 
 if TYPE_CHECKING:
     import pandas
@@ -25,12 +28,17 @@ if TYPE_CHECKING:
 __all__ = ["PatchTable"]
 
 BATCH = 10_000
+SPAN_BYTES = 64 << 20
+"""Rows that are sorted at once where rows come in their own order."""
 PLACE_COLUMNS = ("image", "s", "t", "z", "slab", "row", "col")
-"""Columns that rows are ordered by where nothing else is asked for, except that Z as a pixel follows the slab."""
+"""Columns that rows are ordered by where nothing else is asked for."""
 
 
 class PatchTable:
-    """Rows of a vector head, read when they are asked for.
+    """Rows of a vector head, read when they are asked for; ``image`` first, then place, then the scores.
+
+    In `where` and `sort` a score that is not a number counts as missing: ``tumour > 0.9`` does not hold, ``tumour is
+    null`` does, and it is sorted last. In the rows it is NaN.
 
     Parameters
     ----------
@@ -39,53 +47,59 @@ class PatchTable:
     head, ndim
         As they were written.
     where, sort, limit
-        Condition in SQL, columns (``-`` in front for descending), most rows.
+        Condition in SQL, columns (``-`` in front for descending), most rows. Without `sort` rows are ordered by image,
+        then by place.
     image
         Only rows of this image.
     current
         For tables that hold rows that do not count any more: the images that still do.
+
+    Raises
+    ------
+    QueryError
+        If `where` or `sort` cannot be understood; for what only the rows show, while they are read.
+    RunDamagedError
+        If a table is missing or is not what was written.
     """
 
     def __init__(
-        self,
-        files: Sequence[Path],
-        head: Head,
-        ndim: int,
-        *,
-        where: str | None = None,
-        sort: str | None = None,
-        limit: int | None = None,
-        image: str | None = None,
-        current: Mapping[Path, set[str]] | None = None,
+        self, files: Sequence[Path], head: Head, ndim: int, *, where: str | None = None, sort: str | None = None,
+        limit: int | None = None, image: str | None = None, current: Mapping[Path, set[str]] | None = None,
     ) -> None:
         self._files, self._head, self._ndim = list(files), head, ndim
-        self._where, self._sort, self._limit, self._image = where, sort, limit, image
+        self._where, self._limit, self._image = where, limit, image
         self._current = current or {}
         if limit is not None and limit < 0:
             raise QueryError(f"limit {limit} is below 0", "give the number of rows that you want")
-        self._order()  # errors belong where the table is asked for
-        if where is not None:
-            self._relation().close()
+        self._sort = parse_sort(sort, self.columns) if sort else []
+        if where is not None:  # errors belong where the table is asked for
+            check_condition(where, self.columns)
+            with connection() as database:
+                self._chosen(database.from_arrow(self._working_schema.empty_table()))
 
     @cached_property
     def columns(self) -> list[str]:
         """Names of the columns."""
-        return list(self._schema.names)
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Columns and types of what is read."""
-        return self._plain_schema
+        return list(self.schema.names)
 
     @cached_property
     def score_columns(self) -> list[str]:
         """Names of the columns with predictions."""
-        sizes = {"height", "width"}
-        return self.columns[max(i for i, name in enumerate(self.columns) if name in sizes) + 1 :]
+        return score_columns(self._head)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Columns and types of the rows."""
+        found = {name for footer in self._footers for name in footer.loop_columns}
+        loops = [name for name in ("s", "t", "z") if name in found]
+        own = schema(self._head, "".join(loops).upper(), self._ndim)
+        fields = [pa.field("image", pa.string(), nullable=False)]
+        fields += [pa.field(name, pa.int32()) for name in loops]  # images without such an axis have none
+        return pa.schema([*fields, *list(own)[len(fields) :]])
 
     def to_arrow(self) -> pa.Table:
         """All rows."""
-        return pa.Table.from_batches(self.batches(), self._plain_schema)
+        return pa.Table.from_batches(self.batches(), self.schema)
 
     def to_pandas(self) -> pandas.DataFrame:
         """All rows; needs the extra `pandas`."""
@@ -106,107 +120,193 @@ class PatchTable:
         return frame
 
     def batches(self, size: int = BATCH) -> Iterator[pa.RecordBatch]:
-        """Rows, some thousand at a time."""
-        relation = self._relation()
-        try:
-            for batch in _execute(relation, size):
-                yield self._as_stored(batch)
-        finally:
-            relation.close()
+        """Rows, at most `size` at a time.
+
+        In their own order they are read some tables at a time, however many there are; to `sort`, all rows that meet
+        the condition are sorted, through temporary files where they are many.
+        """
+        if size < 1:
+            raise UsageError(f"batches of {size} rows are not possible", "give a number of at least 1")
+        left = self._limit
+        for files in [self._footers] if self._sort else self._spans():
+            if left == 0:
+                return
+            for batch in self._read(files, left, size):
+                left = left if left is None else left - batch.num_rows
+                for first in range(0, batch.num_rows, size):
+                    yield batch.slice(first, size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self.batches():
             yield from batch.to_pylist()
 
     def __len__(self) -> int:
-        return sum(batch.num_rows for batch in self.batches())
+        if self._where is None and self._image is None and not self._current:
+            rows = sum(footer.rows for footer in self._footers)
+        else:
+            with connection() as database:
+                counted = self._chosen(self._rows(database, self._footers)).aggregate("count(*)")
+                rows = next(self._fetched(counted, BATCH)).column(0)[0].as_py()
+        return rows if self._limit is None else min(rows, self._limit)
+
+    def __bool__(self) -> bool:
+        return next(self.batches(1), None) is not None
 
     def __repr__(self) -> str:
         return f"<PatchTable {', '.join(self.columns)}>"
 
     @cached_property
-    def _schema(self) -> pa.Schema:
-        own = schema(self._head, "", self._ndim)
-        found = [pq.read_schema(path) for path in self._files]
-        names = {name for one in found for name in one.names}
-        kinds = {field.name: field.type for one in (own, *found) for field in one}
-        lead = [name for name in ("image", "s", "t") if name in names or name == "image"]
-        lead += ["z"] if "z" in names and "z" not in own.names else []
-        ordered = lead + [name for name in own.names if name not in lead]
-        return pa.schema([pa.field(name, kinds[name]) for name in ordered])
+    def _footers(self) -> list[_Footer]:
+        return [_footer(path) for path in self._files]
+
+    def _spans(self) -> Iterator[list[_Footer]]:
+        """Tables in the order of their rows; those whose rows lie between one another's are together."""
+        row_bytes = sum(_width(field.type) for field in self.schema)
+        span: list[_Footer] = []
+        for footer in sorted((footer for footer in self._footers if footer.ends), key=lambda footer: footer.first):
+            apart = all(other.last < footer.first for other in span)
+            if span and apart and sum(other.rows for other in span) * row_bytes >= SPAN_BYTES:
+                yield span
+                span = []
+            span.append(footer)
+        if span:
+            yield span
+
+    def _read(self, footers: Sequence[_Footer], limit: int | None, size: int) -> Iterator[pa.RecordBatch]:
+        with connection() as database:
+            relation = self._chosen(self._rows(database, footers)).order(self._order())
+            for batch in self._fetched(relation if limit is None else relation.limit(limit), size):
+                yield self._as_stored(batch)
+
+    def _chosen(self, relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+        """The rows that meet the condition, scores that are no numbers as NULL."""
+        floats = [quoted(name) for name in self._floats]
+        missing = ", ".join(f"case when isnan({name}) then null else {name} end as {name}" for name in floats)
+        relation = relation.project(f"* replace ({missing})") if missing else relation
+        if self._where is None:
+            return relation
+        try:
+            return relation.filter(self._where)
+        except duckdb.Error as error:
+            raise query_error(self._where, str(error), self.columns) from None
+
+    def _fetched(self, relation: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from relation.to_arrow_reader(size)
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            self._find_damage()
+            if self._where is None:
+                raise
+            raise query_error(self._where, str(error), self.columns) from None
+
+    def _find_damage(self) -> None:
+        """Raise RunDamagedError if the tables are why rows could not be read."""
+        for path in self._files:
+            try:
+                with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                    for _ in file.iter_batches():
+                        pass
+            except (OSError, pa.ArrowException) as error:
+                raise damaged(path, error) from None
+
+    def _rows(self, database: duckdb.DuckDBPyConnection, footers: Sequence[_Footer]) -> duckdb.DuckDBPyRelation:
+        """All rows that count."""
+        mixed = [footer.path for footer in footers if footer.path in self._current]
+        whole = [str(footer.path) for footer in footers if footer.path not in self._current]
+        relation = database.from_arrow(self._dataset(whole) if whole else self._working_schema.empty_table())
+        if mixed:
+            rows = pa.RecordBatchReader.from_batches(self._working_schema, self._counting(mixed))
+            relation = relation.union(database.from_arrow(rows))
+        return relation if self._image is None else relation.filter(f"image = {_text(self._image)}")
+
+    def _dataset(self, paths: list[str]) -> ds.Dataset:
+        scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        kind = ds.ParquetFileFormat(default_fragment_scan_options=scan)
+        try:
+            return ds.dataset(paths, schema=self._working_schema, format=kind)
+        except FileNotFoundError:
+            self._find_damage()
+            raise
+
+    def _counting(self, paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+        """Rows of tables in which some images do not count any more."""
+        for path in paths:
+            counts = pc.field("image").isin(pa.array(sorted(self._current[path]), pa.string()))
+            yield from self._dataset([str(path)]).to_batches(filter=counts)
 
     @cached_property
-    def _plain_schema(self) -> pa.Schema:
-        fields = [pa.field(field.name, pa.string()) if field.name == "image" else field for field in self._schema]
-        return pa.schema(fields)
+    def _working_schema(self) -> pa.Schema:
+        """Types that conditions work on: float16 has no arithmetic there."""
+        return pa.schema([pa.field(field.name, _workable(field.type)) for field in self.schema])
+
+    @property
+    def _floats(self) -> list[str]:
+        return [name for name in self.score_columns if pa.types.is_floating(self.schema.field(name).type)]
 
     def _as_stored(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        columns = [batch.column(field.name).cast(field.type) for field in self._plain_schema]
-        return pa.RecordBatch.from_arrays(columns, schema=self._plain_schema)
-
-    def _relation(self) -> _Relation:
-        return _Relation(self._datasets(), self._where, self._order(), self._limit, self.columns)
-
-    def _datasets(self) -> list[Any]:
-        """The tables: those that count as a whole, then each of which only some images count."""
-        plain = [str(path) for path in self._files if path not in self._current]
-        sets = [ds.dataset(plain, schema=self._query_schema, format="parquet")] if plain else []
-        image = pc.field("image")
-        for path in self._files:
-            if path in self._current:
-                counts = image.isin(pa.array(sorted(self._current[path]), pa.string()))
-                sets.append(ds.dataset([str(path)], schema=self._query_schema, format="parquet").filter(counts))
-        if self._image is not None:
-            sets = [one.filter(image == self._image) for one in sets]
-        return sets or [ds.dataset(self._query_schema.empty_table())]
-
-    @cached_property
-    def _query_schema(self) -> pa.Schema:
-        """Types that conditions work on: float16 has no arithmetic there."""
-        return pa.schema([pa.field(field.name, _workable(field.type)) for field in self._schema])
+        columns = []
+        for field in self.schema:
+            column = batch.column(field.name)
+            if field.name in self._floats:
+                column = pc.fill_null(column, pa.scalar(np.nan, column.type))
+            columns.append(_cast(column, field.type))
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
     def _order(self) -> str:
-        wanted = [text.strip() for text in (self._sort or "").split(",") if text.strip()]
-        terms = []
-        for text in wanted:
-            name = text.lstrip("-+")
-            if name not in self.columns:
-                raise QueryError(f"sort: there is no column {name!r}", f"columns are {', '.join(self.columns)}")
-            terms.append(f"{_quoted(name)} {'desc' if text.startswith('-') else 'asc'} nulls last")
-        terms += [_quoted(name) for name in PLACE_COLUMNS if name in self.columns and name not in wanted]
-        return ", ".join(terms)
+        terms = [f"{quoted(name)} {'desc' if descends else 'asc'} nulls last" for name, descends in self._sort]
+        wanted = {name for name, _ in self._sort}
+        own = [quoted(name) for name in PLACE_COLUMNS if name in self.columns and name not in wanted]
+        return ", ".join([*terms, *own])
 
 
-class _Relation:
-    """One query: nothing in it can reach beyond the tables."""
+@dataclass(frozen=True)
+class _Footer:
+    """What is known of a table without reading its rows."""
 
-    def __init__(
-        self, datasets: list[Any], where: str | None, order: str, limit: int | None, columns: list[str]
-    ) -> None:
-        self._connection = duckdb.connect(config={"threads": 2})
-        try:
-            self._connection.execute("set enable_external_access = false")
-            self._connection.execute("set lock_configuration = true")
-            relation = self._connection.from_arrow(datasets[0])
-            for dataset in datasets[1:]:
-                relation = relation.union(self._connection.from_arrow(dataset))
-            if where is not None:
-                relation = relation.filter(where)
-            relation = relation.order(order)
-            self.relation = relation if limit is None else relation.limit(limit)
-        except duckdb.Error as error:
-            self._connection.close()
-            raise _query_error(error, where, columns) from None
+    path: Path
+    rows: int
+    loop_columns: tuple[str, ...]
+    ends: tuple[Key, Key] | None
 
-    def close(self) -> None:
-        """Give memory back."""
-        self._connection.close()
+    @property
+    def first(self) -> Key:
+        assert self.ends is not None
+        return self.ends[0]
+
+    @property
+    def last(self) -> Key:
+        assert self.ends is not None
+        return self.ends[1]
+
+
+def _footer(path: Path) -> _Footer:
+    try:
+        status = path.stat()
+        return _read_footer(path, status.st_ino, status.st_size, status.st_mtime_ns)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise damaged(path, error) from None
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _read_footer(path: Path, *version: int) -> _Footer:
+    """Footer of one version of a file, which does not change."""
+    metadata = pq.read_metadata(path)
+    ranges = key_ranges(metadata.metadata)
+    names = metadata.schema.names
+    place = next((name for name in key_columns("", 3) if name in names[1:]), "")
+    if not place:
+        raise ValueError("its footer is damaged")
+    first_place = min(names.index(name) for name in ("slab", "row") if name in names)
+    ends = (min(first for first, _ in ranges), max(last for _, last in ranges)) if ranges else None
+    return _Footer(path, metadata.num_rows, tuple(names[1:first_place]), ends)
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
 
 
 def _workable(kind: Any) -> Any:
     """Type that DuckDB takes for a stored one."""
-    if pa.types.is_dictionary(kind):
-        return pa.string()
     if pa.types.is_float16(kind):
         return pa.float32()
     if pa.types.is_fixed_size_list(kind):
@@ -214,26 +314,16 @@ def _workable(kind: Any) -> Any:
     return kind
 
 
-def _execute(relation: _Relation, size: int) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from relation.relation.to_arrow_reader(size)
-    except duckdb.Error as error:
-        raise QueryError(
-            f"where: {_first_line(error)}", "see the columns with `patchloom query RUN --limit 1`"
-        ) from None
+def _cast(column: Any, kind: Any) -> Any:
+    if column.type == kind:
+        return column
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(_cast(column.flatten(), kind.value_type), kind.list_size)
+    return column.cast(kind)
 
 
-def _query_error(error: duckdb.Error, where: str | None, columns: list[str]) -> QueryError:
-    hint = f"columns are {', '.join(columns)}"
-    special = [name for name in columns if not re.fullmatch(r"[A-Za-z_]\w*", name)]
-    if special:
-        hint += f"; names such as {special[0]} are written in double quotes: {_quoted(special[0])} > 0.5"
-    return QueryError(f"where: {where!r} cannot be understood: {_first_line(error)}", hint)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def _width(kind: Any) -> int:
+    """Bytes of a value, about."""
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size * _width(kind.value_type))
+    return 32 if pa.types.is_string(kind) else max(1, kind.bit_width // 8)
