@@ -17,8 +17,14 @@ PIXELS = np.random.default_rng(0).integers(0, 999, (3, 40, 50)).astype("i2")
 
 
 def a_map(pixels=PIXELS, chunks=(1, 16, 16), store=None):
-    array = zarr.create_array(store if store is not None else {}, shape=pixels.shape, dtype=pixels.dtype, chunks=chunks,
-                              shards=tuple(2 * c for c in chunks), fill_value=-1)
+    array = zarr.create_array(
+        store if store is not None else {},
+        shape=pixels.shape,
+        dtype=pixels.dtype,
+        chunks=chunks,
+        shards=tuple(2 * c for c in chunks),
+        fill_value=-1,
+    )
     array[...] = pixels
     return StitchedMap(array, "CYX", {"Y": 0.5, "X": 0.25}, -1, ("a", "b", "c"), "s")
 
@@ -62,12 +68,20 @@ def test_it_becomes_an_array_of_any_dtype():
         np.asarray(STITCHED, copy=False)
 
 
-@pytest.mark.parametrize(("index", "message"), [
-    ((0, 0, 0, 0), "too many indices"), ((3,), "index 3 is out of bounds for axis 0 with size 3"),
-    ((0, -41), "index -41 is out of bounds for axis 1 with size 40"), ((..., ...), "ellipsis"),
-    (np.array([0, 1]), "numpy.asarray"), ([0, 1], "numpy.asarray"), (True, "whole numbers"), ("x", "whole numbers"),
-    (1.0, "whole numbers"),
-])
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ((0, 0, 0, 0), "too many indices"),
+        ((3,), "index 3 is out of bounds for axis 0 with size 3"),
+        ((0, -41), "index -41 is out of bounds for axis 1 with size 40"),
+        ((..., ...), "ellipsis"),
+        (np.array([0, 1]), "numpy.asarray"),
+        ([0, 1], "numpy.asarray"),
+        (True, "whole numbers"),
+        ("x", "whole numbers"),
+        (1.0, "whole numbers"),
+    ],
+)
 def test_other_indices_are_errors_as_numpy_words_them(index, message):
     with pytest.raises(IndexError, match=message):
         STITCHED[index]

@@ -23,8 +23,13 @@ __all__ = ["check_condition", "connection", "parse_sort", "query_error", "quoted
 MEMORY = "1GB"
 """What sorting may take before it goes through files."""
 PREFIX = "select 1 from patches where "
-REFUSED = {"SUBQUERY": "a query within the condition", "WINDOW": "a window function", "PARAMETER": "a parameter",
-           "STAR": "*", "POSITIONAL_REFERENCE": "a number of a column"}
+REFUSED = {
+    "SUBQUERY": "a query within the condition",
+    "WINDOW": "a window function",
+    "PARAMETER": "a parameter",
+    "STAR": "*",
+    "POSITIONAL_REFERENCE": "a number of a column",
+}
 COMPARISONS = {"COMPARISON", "BETWEEN", "COMPARE_IN", "COMPARE_NOT_IN"}
 NAMES_SHOWN = 24
 
@@ -111,16 +116,21 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def _database(process: int) -> duckdb.DuckDBPyConnection:
-    """One for each process: a database does not survive a fork."""
+    """One for each process: a database cannot be used after a fork, and not be closed either."""
     spill = Path(tempfile.gettempdir()) / f"patchloom-{uuid.uuid4().hex}"
     atexit.register(shutil.rmtree, spill, ignore_errors=True)  # made only when it is needed
     database = duckdb.connect(":memory:")
     text = str(spill).replace("'", "''")
-    for setting in (f"memory_limit = '{MEMORY}'", f"temp_directory = '{text}'", "python_enable_replacements = false",
-                    "autoinstall_known_extensions = false", "enable_external_access = false",
-                    "lock_configuration = true"):
+    for setting in (
+        f"memory_limit = '{MEMORY}'",
+        f"temp_directory = '{text}'",
+        "python_enable_replacements = false",
+        "autoinstall_known_extensions = false",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
         database.execute(f"set {setting}")
     return database
 
@@ -136,8 +146,12 @@ def _parse_empty() -> str:
 @functools.cache
 def _keywords() -> frozenset[str]:
     with connection() as database:
-        return frozenset(name for (name,) in database.execute(
-            "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'").fetchall())
+        return frozenset(
+            name
+            for (name,) in database.execute(
+                "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
+            ).fetchall()
+        )
 
 
 def _is_keyword(name: str) -> bool:

@@ -63,8 +63,16 @@ class PatchTable:
     """
 
     def __init__(
-        self, files: Sequence[Path], head: Head, ndim: int, *, where: str | None = None, sort: str | None = None,
-        limit: int | None = None, image: str | None = None, current: Mapping[Path, set[str]] | None = None,
+        self,
+        files: Sequence[Path],
+        head: Head,
+        ndim: int,
+        *,
+        where: str | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+        image: str | None = None,
+        current: Mapping[Path, set[str]] | None = None,
     ) -> None:
         self._files, self._head, self._ndim = list(files), head, ndim
         self._where, self._limit, self._image = where, limit, image
@@ -162,12 +170,13 @@ class PatchTable:
     def _spans(self) -> Iterator[list[_Footer]]:
         """Tables in the order of their rows; those whose rows lie between one another's are together."""
         row_bytes = sum(_width(field.type) for field in self.schema)
+        enough = SPAN_BYTES if self._limit is None else min(SPAN_BYTES, self._limit * row_bytes)
         span: list[_Footer] = []
         for footer in sorted((footer for footer in self._footers if footer.ends), key=lambda footer: footer.first):
             apart = all(other.last < footer.first for other in span)
-            if span and apart and sum(other.rows for other in span) * row_bytes >= SPAN_BYTES:
+            if span and apart and sum(other.rows for other in span) * row_bytes >= enough:
                 yield span
-                span = []
+                span, enough = [], min(SPAN_BYTES, 4 * enough)
             span.append(footer)
         if span:
             yield span
@@ -204,6 +213,9 @@ class PatchTable:
         for path in self._files:
             try:
                 with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                    loops = "".join(_footer(path).loop_columns).upper()
+                    if not file.schema_arrow.equals(schema(self._head, loops, self._ndim)):
+                        raise pa.ArrowInvalid("its footer is damaged")
                     for _ in file.iter_batches():
                         pass
             except (OSError, pa.ArrowException) as error:
