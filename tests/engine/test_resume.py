@@ -82,7 +82,8 @@ def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 
 def end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
-    process.communicate()
+    if process.stderr is not None and not process.stderr.closed:
+        process.communicate()
 
 
 def all_of(run: patchloom.Run) -> Predictions:

@@ -1,5 +1,6 @@
 """Filtering, sorting and streaming tables."""
 
+import doctest
 import math
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from patchloom.errors import MissingExtraError, QueryError, RunDamagedError, UsageError
 from patchloom.models.model import Head
-from patchloom.predictions import query
+from patchloom.predictions import conditions, query
 from patchloom.predictions.conditions import parse_sort
 from patchloom.predictions.patches import UnitRows, encode_unit
 from patchloom.predictions.query import PatchTable
@@ -395,3 +396,9 @@ def test_large_sorts_go_through_files_that_are_removed(tmp_path):
     )
     assert done.stdout.strip() == "1"
     assert os.listdir(tmp_path) == []
+
+
+def test_examples_are_right():
+    found = doctest.testmod(conditions)
+    assert found.attempted
+    assert not found.failed

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import itertools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from patchloom.errors import OutputError, UsageError
-from patchloom.predictions.files import PARTIAL, output_error
+from patchloom.errors import OutputError, PatchloomError, UsageError
+from patchloom.models.model import Head
+from patchloom.predictions.files import PARTIAL
 
 if TYPE_CHECKING:
+    from patchloom.predictions.layout import PlaneInfo
     from patchloom.predictions.maps import StitchedMap
     from patchloom.predictions.query import PatchTable
 
-__all__ = ["Export", "ImageMaps", "Predictions", "atomic", "export", "formats", "only_image"]
+__all__ = ["Export", "ImageMaps", "Predictions", "atomic", "chosen_table", "export", "formats", "only_image"]
 
 GROUP = "patchloom.exports"
+_numbers = itertools.count()
 
 
 class ImageMaps(Protocol):
     """What exports need of one image's predictions."""
 
     @property
-    def crs(self) -> str:
-        """Coordinate reference system, or empty."""
-
-    @property
-    def origin(self) -> tuple[float, float] | None:
-        """Coordinates (x, y) of the upper left corner in `crs`."""
+    def info(self) -> PlaneInfo:
+        """Spacing and coordinates of the image."""
 
     def stitched(self, head: str | None = None, level: int = 0) -> StitchedMap:
         """Lazy array of the whole image."""
@@ -39,6 +40,10 @@ class ImageMaps(Protocol):
 
 class Predictions(Protocol):
     """What exports need of a run."""
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """Outputs of the model."""
 
     def __len__(self) -> int: ...
 
@@ -119,8 +124,10 @@ def only_image(run: Predictions, image: str | None) -> ImageMaps:
     Raises
     ------
     UsageError
-        If none was asked for and there are several.
+        If none was asked for and there are several, or if the run has no maps.
     """
+    if not any(head.kind == "dense" for head in run.heads):
+        raise UsageError("the run has no maps: its heads are tables", "export to .csv or .parquet")
     if image is not None:
         return run[image]
     first = [name for name, _ in zip(run.images(), range(2), strict=False)]
@@ -130,17 +137,50 @@ def only_image(run: Predictions, image: str | None) -> ImageMaps:
     return run[first[0]]
 
 
+def chosen_table(run: Predictions, image: str | None, head: str | None) -> PatchTable:
+    """Rows of all images, or of the one that was asked for.
+
+    Raises
+    ------
+    UsageError
+        If the run has no table.
+    NotPredictedError
+        If it has no such image.
+    """
+    if not any(one.kind == "vector" for one in run.heads):
+        raise UsageError("the run has no table: its heads are maps", "export to .tif, .png or .npy")
+    if image is not None:
+        run[image]  # an unknown name is an error, not an empty file
+    return run.patches(head=head, image=image)
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Path to write to, which becomes `path` when the block ends without an error, and is removed otherwise."""
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{PARTIAL}{path.suffix}")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}-{next(_numbers)}{PARTIAL}{path.suffix}")
+    made: list[Path] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in [folder for folder in reversed(path.parents) if not folder.exists()]:
+            folder.mkdir(exist_ok=True)
+            made.append(folder)
         yield partial
         os.replace(partial, path)
+        made = []
     except OSError as error:
-        if isinstance(error, OutputError) or error.errno is None:
+        if isinstance(error, PatchloomError) or error.errno is None:
             raise
-        raise output_error(error, path) from error
+        raise _cannot_write(error, path) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        for folder in reversed(made):
+            with suppress(OSError):  # somebody else has put something there
+                folder.rmdir()
+
+
+def _cannot_write(error: OSError, path: Path) -> OutputError:
+    if error.errno == errno.ENOSPC:
+        return OutputError(f"no room left on the disk of {path.parent}", "make room, or write to another disk")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError(f"{path.parent} cannot be written", "choose another folder, or change its permissions")
+    return OutputError(f"{path} cannot be written: {error.strerror or error}", "choose another file")

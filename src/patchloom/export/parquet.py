@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from patchloom.export.export import Predictions, atomic
+from patchloom.export.export import Predictions, atomic, chosen_table
 
 __all__ = ["ParquetExport"]
+
+ROWS = 32_768
 
 
 class ParquetExport:
@@ -18,9 +20,9 @@ class ParquetExport:
 
     def write(self, run: Predictions, path: Path, *, image: str | None, head: str | None, level: int) -> None:
         """See `Export.write`."""
-        if image is not None:
-            run[image]  # an unknown name is an error, not an empty file
-        table = run.patches(head=head, image=image)
-        with atomic(path) as partial, pq.ParquetWriter(partial, table.schema, compression="zstd") as writer:
-            for batch in table.batches():
+        table = chosen_table(run, image, head)
+        with atomic(path) as partial, pq.ParquetWriter(
+            partial, table.schema, compression="zstd", use_dictionary=["image"], write_page_checksum=True
+        ) as writer:
+            for batch in table.batches(ROWS):
                 writer.write_batch(batch)
