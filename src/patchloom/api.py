@@ -193,6 +193,7 @@ class _Session:
         try:
             if document is not None:
                 self._check(document, index)
+            _sweep_tables(self._folder, index)
             journal = Journal(self._folder / "journal")
             try:
                 found = self._survey(lambda names: _list(journal, index, names))
@@ -291,6 +292,13 @@ def _list(journal: Journal, index: Index, names: list[str]) -> None:
     new = index.unknown(names)
     if new:
         journal.append({"is": "listed", "images": new}, durable=False)
+
+
+def _sweep_tables(folder: Path, index: Index) -> None:
+    """Remove tables that a crash left without a record: whoever reads the folder as it is would count rows twice."""
+    for path in (folder / "patches").rglob("*.parquet"):
+        if not index.knows_file(path.relative_to(folder).as_posix()):
+            path.unlink()
 
 
 def _discard(folder: Path) -> None:

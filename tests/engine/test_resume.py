@@ -540,3 +540,18 @@ class TestFullDisk:
         same(all_of(run), all_of(undisturbed))
         assert len(all_of(run)) == len(all_of(undisturbed))
         assert run.verify() == []
+
+
+def test_a_table_without_a_record_is_swept_and_the_others_stay(tmp_path: Path) -> None:
+    def mean(batch: np.ndarray) -> np.ndarray:
+        return batch.mean((1, 2, 3))
+
+    images = {"a": image(0, (100, 80))}
+    run = patchloom.predict(images, mean, tmp_path / "run", patch=64)
+    (table,) = (run.path / "patches").rglob("*.parquet")
+    orphan = table.with_name("0123456789abcdef.parquet")
+    shutil.copy(table, orphan)
+    again = run.resume(model=mean, source=images)
+    assert not orphan.exists()
+    assert table.exists()
+    assert again.verify() == []

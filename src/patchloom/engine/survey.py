@@ -54,7 +54,6 @@ class Survey:
     sizes: list[ImageSize]
     looked_at: int
     entries: list[Entry] = field(default_factory=list)
-    error: ImageError | None = None
 
     @property
     def unreadable(self) -> int:
@@ -97,16 +96,15 @@ def survey(entries: Iterable[Entry], config: Config, ndim: int, seen: Callable[[
         raise SourceError("the source holds no images", "give a folder, a file, a glob or a manifest of images")
     sizes: list[ImageSize] = []
     opened: list[Entry] = []
-    error: ImageError | None = None
     for entry in sample:
         try:
             sizes.append(_size(entry, config, ndim))
-        except ImageError as failure:
-            error = error or failure
+        except ImageError:
+            continue  # counted as unreadable; it will fail, and be recorded, in its turn
         else:
             if len(opened) < 16:
                 opened.append(entry)
-    return Survey(count, sizes, len(sample), opened, error)
+    return Survey(count, sizes, len(sample), opened)
 
 
 def _size(entry: Entry, config: Config, ndim: int) -> ImageSize:
