@@ -39,6 +39,8 @@ KINDS = [
     "config-mismatch",
     "not-predicted",
     "interrupted",
+    "prediction",
+    "incomplete-image",
 ]
 """Scripts match on these: append to the list, never change or remove a line."""
 

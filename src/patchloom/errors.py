@@ -26,6 +26,8 @@
     │   ├── RunDamagedError                     run-damaged       see `patchloom verify`
     │   ├── OutputError                         output            make room, or choose another folder
     │   └── ConfigMismatchError (ValueError)    config-mismatch   choose another folder or --overwrite
+    ├── PredictionError (ValueError)            prediction        a prediction that was handed over does not fit its image
+    │   └── IncompleteImageError                incomplete-image  hand over what is missing
     ├── NotPredictedError (KeyError)            not-predicted     no such image or patch in the run
     └── Interrupted (KeyboardInterrupt)         interrupted       resume
 
@@ -41,6 +43,7 @@ __all__ = [
     "ImageError",
     "ImageMismatchError",
     "ImageTooLargeError",
+    "IncompleteImageError",
     "Interrupted",
     "MemoryBudgetError",
     "MissingExtraError",
@@ -53,6 +56,7 @@ __all__ = [
     "OutputError",
     "PatchloomError",
     "PickleRefusedError",
+    "PredictionError",
     "QueryError",
     "RunDamagedError",
     "RunError",
@@ -229,6 +233,18 @@ class ConfigMismatchError(RunError, ValueError):
     """The folder holds a run that was made with another model or configuration."""
 
     kind = "config-mismatch"
+
+
+class PredictionError(PatchloomError, ValueError):
+    """A prediction that a caller's own loop hands over does not fit the image that it is of."""
+
+    kind = "prediction"
+
+
+class IncompleteImageError(PredictionError):
+    """Predictions of an image are missing at the end."""
+
+    kind = "incomplete-image"
 
 
 class NotPredictedError(PatchloomError, KeyError):

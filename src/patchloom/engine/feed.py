@@ -14,7 +14,7 @@ from patchloom.engine.stitch import BufferPool, UnitMap
 from patchloom.engine.work import ImageWork, Sweep, UnitPart
 from patchloom.errors import ImageError, ImageMismatchError, ImageTooLargeError
 from patchloom.events import Callback, ImageStarted
-from patchloom.geometry.blend import BlendWeights
+from patchloom.geometry.placing import Placing
 from patchloom.geometry.region import Region
 from patchloom.geometry.units import UnitLayout
 from patchloom.images.image import Image
@@ -168,10 +168,7 @@ class _Openers:
         names = [head.name for head in layout.raw_heads]
         self._reduce: dict[str, Reduce] = {} if reduced_by_model else parse_reduce(layout.config.reduce, names)
         self._raw = {head.name: head for head in layout.raw_heads}
-        blend = layout.config.blend
-        self._weights = {
-            name: None if blend == "crop" else BlendWeights(grid, blend) for name, grid in work.head_grids.items()
-        }
+        self._placings = {name: Placing(grid, layout.config.blend) for name, grid in work.head_grids.items()}
 
     def of(self, region: Region) -> Callable[[], dict[str, UnitMap]]:
         """What makes the maps of one unit."""
@@ -182,11 +179,10 @@ class _Openers:
         area = self._layout.map_region(raw, self._work.shape, region)
         return UnitMap(
             self._work.maps[name],
-            self._work.head_grids[name],
+            self._placings[name],
             area,
             raw.channels or 1,
             raw.dtype,
-            self._weights[name],
             self._reduce.get(name) or None,
             self._pool,
         )

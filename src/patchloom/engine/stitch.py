@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.geometry.blend import BlendWeights
-from patchloom.geometry.grid import Grid
+from patchloom.geometry.placing import Placing
 from patchloom.geometry.region import Region
 from patchloom.models.steps import Reduce
 from patchloom.predictions.dense import DenseMap
@@ -55,16 +54,14 @@ class UnitMap:
     ----------
     layout
         The map that this is a part of.
-    grid
-        The head's grid, in map pixels.
+    placing
+        Where patches go, in map pixels.
     region
         Pixels of the map.
     channels
         Channels of the head before reduction.
     dtype
         Of the head before reduction.
-    weights
-        None for blend `crop`: each pixel is copied from the patch that owns it.
     reduce
         Applied to each patch under `crop`, to blended chunks otherwise; None where there is nothing to reduce.
     pool
@@ -74,19 +71,18 @@ class UnitMap:
     def __init__(
         self,
         layout: DenseMap,
-        grid: Grid,
+        placing: Placing,
         region: Region,
         channels: int,
         dtype: np.dtype[Any],
-        weights: BlendWeights | None,
         reduce: Reduce | None,
         pool: BufferPool,
     ) -> None:
         self.layout, self.region = layout, region
-        self._grid, self._weights, self._reduce, self._pool = grid, weights, reduce, pool
+        self._placing, self._reduce, self._pool = placing, reduce, pool
         self._counts = tuple(-(-n // c) for n, c in zip(region.shape, layout.chunk, strict=True))
         self._lock = threading.Lock()
-        if weights is None:
+        if not placing.adds:
             self._array = pool.take((*self._counts, layout.channels, *layout.chunk), layout.head.dtype)
             self._fill_what_stays_empty()
         else:
@@ -96,20 +92,14 @@ class UnitMap:
 
     def place(self, place: Sequence[int], values: NDArray[Any]) -> None:
         """Add the prediction of the patch at `place`: ``(C, *patch)`` or ``(*patch)``."""
-        start = self._grid.start(place)
-        if self._weights is None:
-            area = self._grid.owned(place).intersect(self.region)
-        else:
-            area = Region(start, self._grid.patch).intersect(self.region)
+        area, weights = self._placing(place, self.region)
         if not area.size:
             return
-        if values.ndim == len(start):
-            values = values[None]
-        values = values[(slice(None), *area.relative_to(start).slices)]
-        if self._weights is None:
+        values = self._placing.part(place, area, values)
+        if weights is None:
             self._copy(area, values)
         else:
-            self._add(area, values * self._weights(place)[area.relative_to(start).slices])
+            self._add(area, values * weights)
 
     def block(self, index: tuple[int, ...]) -> NDArray[Any] | None:
         """Final pixels of the chunk at `index` within this unit, all channels; None where nothing was predicted.
@@ -119,7 +109,7 @@ class UnitMap:
         if not all(covered[i].any() for covered, i in zip(self._covered, index, strict=True)):
             return None
         pixels: NDArray[Any] = self._array[index]
-        if self._weights is None:
+        if not self._placing.adds:
             return pixels
         if self._reduce is not None:
             pixels = self._reduce(pixels, channel_axis=0)
@@ -178,7 +168,7 @@ class UnitMap:
         """For each axis and chunk, which of its pixels any patch covers."""
         lines = []
         for axis, a, b, chunk in zip(
-            self._grid.axes, self.region.start, self.region.stop, self.layout.chunk, strict=True
+            self._placing.grid.axes, self.region.start, self.region.stop, self.layout.chunk, strict=True
         ):
             covered = np.zeros(-(-(b - a) // chunk) * chunk, bool)
             for i in axis.covering(a, b):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -182,6 +182,22 @@ class Grid:
             raise ValueError(f"overlap is below the patch {patches}, so that the stride {strides} is at least 1")
         return cls(tuple(GridAxis(n, p, s, edge) for n, p, s in zip(shape, patches, strides, strict=True)))
 
+    @classmethod
+    def through(cls, starts: Sequence[Iterable[int]], shape: Sequence[int], patch: Sequence[int]) -> Grid:
+        """Grid on an array of `shape` whose patches start at these pixels of each axis, in any order.
+
+        Raises
+        ------
+        ValueError
+            If no stride and edge give these starts.
+
+        Examples
+        --------
+        >>> Grid.through([{0, 24, 32}], (64,), (32,)).axes[0]
+        GridAxis(size=64, patch=32, stride=24, edge='shift', step=1)
+        """
+        return cls(tuple(map(_axis_through, starts, shape, patch)))
+
     @cached_property
     def counts(self) -> tuple[int, ...]:
         """Number of patches on each axis."""
@@ -263,6 +279,17 @@ class Grid:
     def scaled(self, scale: Sequence[Fraction]) -> Grid:
         """Grid of a head whose map has `scale` times as many pixels on each axis."""
         return Grid(tuple(axis.scaled(s) for axis, s in zip(self.axes, scale, strict=True)))
+
+
+def _axis_through(starts: Iterable[int], size: int, patch: int) -> GridAxis:
+    found = sorted({int(start) for start in starts})
+    stride = found[1] - found[0] if len(found) > 1 else patch
+    for edge in get_args(Edge):
+        axis = GridAxis(size, patch, stride, edge)
+        if axis.count == len(found) and all(axis.start(i) == start for i, start in enumerate(found)):
+            return axis
+    shown = ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "")
+    raise ValueError(f"starts {shown} are those of no grid of patches of {patch} on {size} pixels")
 
 
 def per_axis(value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
