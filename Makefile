@@ -12,9 +12,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: .venv/patchloom.stamp
 	$(BIN)/patchloom demo
 
-# What CI runs.
+# What CI runs. TensorFlow has a process of its own.
 test: .venv/test.stamp check
-	$(BIN)/python -m pytest -n $(WORKERS)
+	PATCHLOOM_REQUIRE_TENSORFLOW=1 $(BIN)/python -m pytest tests/keras
+	$(BIN)/python -m pytest -n $(WORKERS) --ignore tests/keras
 
 test-slow: .venv/test.stamp
 	$(BIN)/python -m pytest -m slow
@@ -26,6 +27,7 @@ check: .venv/check.stamp
 bench: .venv/test.stamp
 	$(BIN)/python benchmarks/efficiency.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/loading.py
 
 clean:
 	rm -rf .venv build dist patchloom-demo patchloom-demo.png
@@ -46,5 +48,5 @@ clean:
 
 # One call for all of it: the pinned torch has to be known to whatever else asks for torch.
 .venv/test.stamp: .venv/check.stamp
-	$(INSTALL) --editable . --group test
+	$(INSTALL) --editable . --group test --group tensorflow
 	@touch $@

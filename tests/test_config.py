@@ -23,6 +23,7 @@ DEFAULTS = {
     "axes": None, "channels": None, "level": 0, "scale": None, "mean": None, "std": None, "preprocess": None,
     "reduce": (), "classes": None, "arch": None, "model_id": None, "allow_pickle": False, "nodata": None,
     "batch": "auto", "device": "auto", "threads": "auto", "memory": None, "executor": "local", "on_error": "record",
+    "skip": None,
 }  # fmt: skip
 
 
@@ -46,6 +47,9 @@ def test_defaults_are_those_that_were_published() -> None:
         ("pad", "edge", "edge"),
         ("fill", "255", 255.0),
         ("blend", "gaussian", "gaussian"),
+        ("skip", "background:0.1", "background:0.1"),
+        ("skip", "mask:/masks/../other", "mask:/other"),
+        ("skip", "package.module:function", "package.module:function"),
         ("axes", "yxc", "YXC"),
         ("channels", "2,1,0", (2, 1, 0)),
         ("channels", "red,nir", ("red", "nir")),

@@ -41,6 +41,8 @@ KINDS = [
     "interrupted",
     "prediction",
     "incomplete-image",
+    "store",
+    "store-unreachable",
 ]
 """Scripts match on these: append to the list, never change or remove a line."""
 

@@ -13,7 +13,7 @@ import patchloom
 ROOT = Path(patchloom.__file__).parent
 LAYERS = (
     ("errors", "events"),
-    ("geometry",),
+    ("geometry", "references"),
     ("config",),
     ("images", "models"),
     ("predictions",),

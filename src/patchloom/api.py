@@ -17,7 +17,7 @@ from patchloom.engine.survey import Survey, survey
 from patchloom.errors import Interrupted, OutputError, RunNotFoundError, UsageError
 from patchloom.events import Callback, Event, RunFinished, RunStarted, Warned
 from patchloom.images.source import Source, as_source, from_spec
-from patchloom.models.identity import function_identity
+from patchloom.models.identity import live_identity
 from patchloom.models.model import Head, Model
 from patchloom.predictions.files import output_error
 from patchloom.predictions.folder import RunDocument
@@ -136,6 +136,10 @@ def _resume(run: Run, model: Any, source: Any, callbacks: Sequence[Callback], op
         model = document.model["spec"]
     if model is None:
         raise UsageError("the run was made with a live model, which has to be given again", "run.resume(model=…)")
+    if document.live:
+        name = next(iter(document.live))
+        raise UsageError(f"the run was made with a live {name}, which has to be given again",
+                         f"patchloom.predict(…, {name}=…) into the same folder goes on")
     if source is None:
         if document.source is None:
             raise UsageError("the run was made from arrays, which have to be given again", "run.resume(source=…)")
@@ -224,7 +228,6 @@ class _Session:
 
     def _document(self, ready: Ready) -> RunDocument:
         model = {"spec": self._spec, "name": self._model.info.name, "identity": self._identity}
-        hook = function_identity(self._config.preprocess) if callable(self._config.preprocess) else None
         return RunDocument(
             self._config,
             self._source.spec(),
@@ -234,7 +237,8 @@ class _Session:
             ready.layout.unit_width,
             ready.channels,
             ready.image_dtype.name,
-            hook,
+            live_identity(self._config.preprocess),
+            live_identity(self._config.skip),
         )
 
     def _started(self, index: Index, found: Survey, *, resumed: bool) -> RunStarted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from patchloom.geometry.axes import check_axes
 from patchloom.geometry.blend import Blend
 from patchloom.geometry.grid import Edge
 
-__all__ = ["CHANGES_PREDICTIONS", "OPTIONS", "Config", "Option", "Pad", "read_toml", "write_toml"]
+__all__ = ["CHANGES_PREDICTIONS", "LIVE", "OPTIONS", "Config", "Option", "Pad", "read_toml", "write_toml"]
 
 Pad = Literal["reflect", "edge", "constant"]
 OnError = Literal["record", "raise"]
@@ -166,6 +167,12 @@ def reductions(value: object) -> tuple[str, ...]:
     return names(value) if value else ()
 
 
+def filter_text(value: object) -> str:
+    """A filter as text; the path of a mask is made absolute, so that it is found again from any folder."""
+    name, colon, path = str(value).partition(":")
+    return f"mask:{os.path.abspath(os.path.expanduser(path))}" if name == "mask" and path else f"{name}{colon}{path}"
+
+
 @dataclass(frozen=True)
 class Option:
     """What the command line shows about one option, and how its value is read."""
@@ -224,6 +231,14 @@ class Config:
     )
     fill: float = _option("Patches", "Value for --pad constant.", 0.0, parse=number, metavar="NUMBER")
     blend: Blend = _choice("Patches", "How overlapping predictions become one.", "crop", Blend)  # noqa: RUF009
+    skip: str | None = _option(
+        "Patches",
+        "Patches not worth predicting: background, background:0.05 (least share of foreground), "
+        "variance:T (least standard deviation), mask:FOLDER or MODULE:FUNCTION.",
+        None,
+        parse=filter_text,
+        metavar="FILTER",
+    )
 
     axes: str | None = _option(
         "Input",
@@ -307,7 +322,7 @@ class Config:
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
             value = getattr(self, name)
-            if value is None or (name == "preprocess" and callable(value)):
+            if value is None or (name in LIVE and not isinstance(value, str)):
                 continue
             try:
                 object.__setattr__(self, name, option.parse(value))
@@ -375,6 +390,7 @@ CHANGES_PREDICTIONS = (
     "pad",
     "fill",
     "blend",
+    "skip",
     "axes",
     "channels",
     "level",
@@ -387,6 +403,9 @@ CHANGES_PREDICTIONS = (
     "nodata",
 )
 """Options that are part of the fingerprint."""
+
+LIVE = ("preprocess", "skip")
+"""Options that may be Python objects in place of texts."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:

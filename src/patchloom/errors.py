@@ -26,7 +26,9 @@
     │   ├── RunDamagedError                     run-damaged       see `patchloom verify`
     │   ├── OutputError                         output            make room, or choose another folder
     │   └── ConfigMismatchError (ValueError)    config-mismatch   choose another folder or --overwrite
-    ├── PredictionError (ValueError)            prediction        a prediction that was handed over does not fit its image
+    ├── StoreError (OSError)                    store             correct --store, or look at its server
+    │   └── StoreUnreachableError               store-unreachable  start the server, then resume
+    ├── PredictionError (ValueError)            prediction        does not fit the image that it is of
     │   └── IncompleteImageError                incomplete-image  hand over what is missing
     ├── NotPredictedError (KeyError)            not-predicted     no such image or patch in the run
     └── Interrupted (KeyboardInterrupt)         interrupted       resume
@@ -64,6 +66,8 @@ __all__ = [
     "RunNotFoundError",
     "SourceError",
     "SourceNotFoundError",
+    "StoreError",
+    "StoreUnreachableError",
     "UnknownFormatError",
     "UnreadableImageError",
     "UsageError",
@@ -233,6 +237,18 @@ class ConfigMismatchError(RunError, ValueError):
     """The folder holds a run that was made with another model or configuration."""
 
     kind = "config-mismatch"
+
+
+class StoreError(PatchloomError, OSError):
+    """The store of predictions refuses: its URL, a password, a right, a table."""
+
+    kind = "store"
+
+
+class StoreUnreachableError(StoreError):
+    """The store's server does not answer."""
+
+    kind = "store-unreachable"
 
 
 class PredictionError(PatchloomError, ValueError):

@@ -12,6 +12,7 @@ __all__ = [
     "ImageFailed",
     "ImageStarted",
     "PatchesPredicted",
+    "PatchesSkipped",
     "RunFinished",
     "RunStarted",
     "RunStopping",
@@ -67,6 +68,14 @@ class PatchesPredicted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PatchesSkipped(Event):
+    """Some patches of an image were found not worth predicting (`skip`): they are done, too."""
+
+    image: str
+    patches: int
+
+
+@dataclass(frozen=True, slots=True)
 class UnitCommitted(Event):
     """A unit is durable: from here on a crash does not lose it."""
 
@@ -77,11 +86,12 @@ class UnitCommitted(Event):
 
 @dataclass(frozen=True, slots=True)
 class ImageDone(Event):
-    """All of an image is durable."""
+    """All of an image is durable; of its `patches` some are not finite, and some may have been skipped."""
 
     image: str
     patches: int
     nan_patches: int = 0
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +129,8 @@ class RunFinished(Event):
         Whether the user stopped it.
     partial
         For images that are begun and not complete, their name and the part of their patches that is kept.
+    skipped
+        Number of patches that were skipped in this session.
     """
 
     done: int
@@ -128,6 +140,7 @@ class RunFinished(Event):
     patches: int
     stopped: bool = False
     partial: tuple[tuple[str, float], ...] = ()
+    skipped: int = 0
 
 
 class Callback(Protocol):

@@ -28,8 +28,8 @@ def test_status_is_counts_and_a_table(call: Call, vectors: Path) -> None:
 
 def test_status_json_is_one_document(call: Call, failed: Path) -> None:
     images = [
-        {"image": "cut.tif", "state": "failed", "patches": 0, "patches_done": 0},
-        {"image": "good.tif", "state": "done", "patches": 2, "patches_done": 2},
+        {"image": "cut.tif", "state": "failed", "patches": 0, "patches_done": 0, "skipped": 0},
+        {"image": "good.tif", "state": "done", "patches": 2, "patches_done": 2, "skipped": 0},
     ]
     assert call("status", failed, "--json").json == {"done": 1, "failed": 1, "left": 0, "images": images}
     assert nl(call("status", failed, "--nl").out) == images

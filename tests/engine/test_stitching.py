@@ -649,3 +649,20 @@ class TestPreprocessing:
 
         with run_of(image, model, oracle, scale=255) as run:
             assert run["a"][0, 0] == 1
+
+
+def test_a_model_of_a_fixed_batch_gets_it_also_where_fewer_patches_are_left(tmp_path: Path) -> None:
+    sizes = []
+
+    class Fixed:
+        batch = 4
+        model_id = "fixed"
+
+        def __call__(self, batch: np.ndarray) -> np.ndarray:
+            sizes.append(len(batch))
+            return batch * 2
+
+    images = {"a": np.random.default_rng(0).random((48, 80), np.float32)}
+    run = patchloom.predict(images, Fixed(), tmp_path / "run", patch=16, threads=1)
+    assert set(sizes) == {4}
+    np.testing.assert_array_equal(np.asarray(run["a"].stitched())[0], images["a"] * 2)

@@ -62,6 +62,9 @@ def _not_there(run: Run, image: str, key: tuple[int, ...]) -> NotPredictedError:
     if len(key) != len(predictions.key_axes):
         return NotPredictedError(f"patches of {image!r} start at {axes}, and {len(key)} numbers were given",
                                  f"patchloom patch {run.path} {image} {axes.upper()}")
+    if predictions.is_skipped(key):
+        what = f"the patch of {image!r} at {' '.join(map(str, key))} was skipped"
+        return NotPredictedError(what, f"the run was made with --skip {run.document.config.skip or 'and a function'}")
     nearest = predictions.nearest(key)
     hint = f"the nearest patch starts at {' '.join(map(str, nearest))}" if nearest else "the image has no patches there"
     return NotPredictedError(f"no patch of {image!r} starts at {' '.join(map(str, key))}", hint)

@@ -82,8 +82,9 @@ def followed(run: str, quiet: bool, work: Callable[[Progress], object]) -> int:
             f"see: patchloom failures {shlex.quote(run)}")
         return 1
     if not quiet:
-        say(f"done: {counted(finished.done, 'image')}, {counted(finished.patches, 'patch', 'patches')} "
-            f"predicted in {duration(finished.seconds)}; see: patchloom status {shlex.quote(run)}")
+        skipped = f", {finished.skipped:,} skipped," if finished.skipped else ""
+        say(f"done: {counted(finished.done, 'image')}, {counted(finished.patches, 'patch', 'patches')} predicted"
+            f"{skipped} in {duration(finished.seconds)}; see: patchloom status {shlex.quote(run)}")
     return 0
 
 

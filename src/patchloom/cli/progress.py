@@ -18,6 +18,7 @@ from patchloom.events import (
     ImageFailed,
     ImageStarted,
     PatchesPredicted,
+    PatchesSkipped,
     RunFinished,
     RunStarted,
     RunStopping,
@@ -72,8 +73,9 @@ class Lines(Progress):
         match event:
             case RunStarted(resumed=True):
                 self.say(resumed_line(event))
-            case ImageDone(image, patches):
-                self.say(f"{image}  done  {counted(patches, 'patch', 'patches')}")
+            case ImageDone(image, patches, _, skipped):
+                of_them = f", {skipped:,} skipped" if skipped else ""
+                self.say(f"{image}  done  {counted(patches, 'patch', 'patches')}{of_them}")
             case ImageFailed(image, kind, message):
                 self.say(f"{image}  failed  [{kind}] {message}")
             case RunStopping():
@@ -130,7 +132,7 @@ class Bars(Progress):
                 self._images, self._before, self._ended, self._since = images, done, done, time.monotonic()
             case ImageStarted(image, patches, done):
                 self._running[image] = Running(patches, done, done)
-            case PatchesPredicted(image, patches) if image in self._running:
+            case (PatchesPredicted(image, patches) | PatchesSkipped(image, patches)) if image in self._running:
                 self._running[image].done += patches
             case ImageDone(image) | ImageFailed(image):
                 self._running.pop(image, None)

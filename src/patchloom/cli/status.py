@@ -19,7 +19,8 @@ def status(run: str, document: bool, lines: bool) -> None:
     """What is done, failed and left, and each image's state: done, partial, left or failed."""
     from patchloom import api
 
-    found = api.open(run).status()
+    opened = api.open(run)
+    found = opened.status()
     counts = {"done": found.done, "failed": found.failed, "left": found.left}
     rows = map(dataclasses.asdict, found.images())
     if document:
@@ -29,4 +30,5 @@ def status(run: str, document: bool, lines: bool) -> None:
     else:
         click.echo(" · ".join(f"{number:,} {name}" for name, number in counts.items()))
         click.echo()
-        print_table(rows, ("image", "state", "patches", "patches_done"))
+        skips = opened.document.config.skip is not None or opened.document.filter is not None
+        print_table(rows, ("image", "state", "patches", "patches_done", *(["skipped"] if skips else [])))

@@ -86,7 +86,8 @@ class Budget:
         for raw, head in zip(layout.raw_heads, layout.heads, strict=True):
             if head.kind == "dense":
                 pixels = math.prod(int(u * s) for u, s in zip(unit, head.scale, strict=True))
-                sums = 4 * (raw.channels or 1) if layout.config.blend != "crop" else 0
+                weights = layout.config.skip is not None  # of the patches that are predicted
+                sums = 4 * ((raw.channels or 1) + weights) if layout.config.blend != "crop" else 0
                 total += units * pixels * (sums or head.dtype.itemsize * (head.channels or 1))
         return total
 

@@ -27,6 +27,7 @@ from patchloom.predictions.journal import Journal, Record
 from patchloom.predictions.layout import PlaneInfo, RunLayout, indices
 from patchloom.predictions.lock import Lock
 from patchloom.predictions.patches import UnitRows, encode_unit
+from patchloom.predictions.skipped import pack
 
 __all__ = ["Commits"]
 
@@ -193,7 +194,7 @@ class Commits:
         unit = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
         files = [record for part in parts for record in part.records]
         for head in self._layout.vector_heads:
-            rows: list[UnitRows] = [part.rows_of(head.name) for part in parts]
+            rows: list[UnitRows] = [part.rows_of(head) for part in parts]
             table = encode_unit(head, parts[0].work.loop_axes, self._layout.ndim, rows)
             files.append(write_file(self._layout.folder / self._layout.table_name(head, unit), table))
         self._submit(self._unit_submission(unit, parts, files))
@@ -206,14 +207,20 @@ class Commits:
         offset = 0
         described: list[Any] = []
         bad: dict[str, int] = {}
-        for part in parts:
+        skipped: list[tuple[int, int, str]] = []
+        for number, part in enumerate(parts):
             described.append([part.work.name, part.loops, part.region.start, part.region.shape, part.patches, offset])
             offset += part.patches
             if part.bad_patches:
                 bad[part.work.name] = bad.get(part.work.name, 0) + part.bad_patches
                 with part.work.lock:
                     part.work.bad_patches += part.bad_patches
+            if part.skipped is not None:
+                skipped.append((number, int(part.skipped.sum()), pack(part.skipped)))
+                with part.work.lock:
+                    part.work.skipped += skipped[-1][1]
         record = {"is": "unit", "unit": unit, "parts": described, "bad": bad, "files": self._named(files)}
+        record |= {"skipped": skipped} if skipped else {}
         images = tuple(dict.fromkeys(part.work.name for part in parts))
         return Submission(files, [record], [UnitCommitted(unit, images, offset)])
 
@@ -246,7 +253,8 @@ class Commits:
     def _complete(self, work: ImageWork, records: list[FileRecord]) -> None:
         work.image.close()
         record = {"is": "complete", "image": work.name, "files": self._named(records)}
-        self._submit(Submission(records, [record], [ImageDone(work.name, work.patches, work.bad_patches)]))
+        done = ImageDone(work.name, work.patches, work.bad_patches, work.skipped)
+        self._submit(Submission(records, [record], [done]))
 
     def _submit(self, submission: Submission) -> None:
         if not self._broken:

@@ -128,7 +128,8 @@ class Feed:
         maps = {head.name: self.layout.map(head, entry.name, info) for head in self.layout.dense_heads}
         grids = {head.name: grid.scaled(head.scale) for head in self.layout.dense_heads}
         work = ImageWork(entry.name, image, grid, info.plane, maps, grids, self.layout.patches(info), views.loop_axes)
-        work.bad_patches = row.bad_patches if row is not None else 0
+        if row is not None:
+            work.bad_patches, work.skipped = row.bad_patches, row.patches_skipped
         self.commits.begin(work, entry.identity, info)
         self.emit(ImageStarted(entry.name, work.patches, row.patches_done if row is not None else 0))
         return work
@@ -185,6 +186,7 @@ class _Openers:
             raw.dtype,
             self._reduce.get(name) or None,
             self._pool,
+            gaps=self._layout.config.skip is not None,
         )
 
 

@@ -13,7 +13,7 @@ from patchloom.engine.commit import Commits
 from patchloom.engine.feed import Feed
 from patchloom.engine.pipeline import Pipeline
 from patchloom.engine.prepare import Ready
-from patchloom.events import Callback, Event, PatchesPredicted, RunFinished, RunStarted, RunStopping
+from patchloom.events import Callback, Event, PatchesPredicted, PatchesSkipped, RunFinished, RunStarted, RunStopping
 from patchloom.images.source import Entry
 from patchloom.predictions.index import Index
 from patchloom.predictions.journal import Journal
@@ -71,7 +71,7 @@ def execute(
         ready.memory // 2,
         ready.reduced_by_model,
     )
-    pipeline = Pipeline(feed.sweeps(), ready.predictor, commits, ready.limits, emit)
+    pipeline = Pipeline(feed.sweeps(), ready.predictor, commits, ready.limits, emit, ready.filter)
     commits.then, commits.abort = pipeline.then, pipeline.abort
     stopped = threading.Event()
 
@@ -81,29 +81,30 @@ def execute(
         pipeline.stop()
 
     emit(started)
-    try:
-        with _signals(stop):
+    with _signals(stop):
+        try:
             pipeline.run(_wait)
-    except BaseException as error:
-        pipeline.abort(error)
-        raise
-    finally:
-        commits.close()
+        except BaseException as error:
+            pipeline.abort(error)
+            raise
+        finally:
+            commits.close()
     pipeline.raise_error()
     index.refresh()
-    finished = _finished(index, time.monotonic() - begin, counter.patches, stopped.is_set())
+    finished = _finished(index, time.monotonic() - begin, counter, stopped=stopped.is_set())
     emit(finished)
     return finished
 
 
-def _finished(index: Index, seconds: float, patches: int, stopped: bool) -> RunFinished:
+def _finished(index: Index, seconds: float, counter: _Counter, *, stopped: bool) -> RunFinished:
     counts = index.counts()
     partial = tuple(
         (row.name, row.patches_done / max(1, row.patches))
         for row, _ in zip(index.images("partial"), range(16), strict=False)
     )
+    left = counts["left"] + counts["partial"]
     return RunFinished(
-        counts["done"], counts["failed"], counts["left"] + counts["partial"], seconds, patches, stopped, partial
+        counts["done"], counts["failed"], left, seconds, counter.patches, stopped, partial, counter.skipped
     )
 
 
@@ -111,12 +112,14 @@ class _Counter:
     """Passes events on one at a time, and counts patches."""
 
     def __init__(self, emit: Callback) -> None:
-        self._emit, self._lock, self.patches = emit, threading.RLock(), 0
+        self._emit, self._lock, self.patches, self.skipped = emit, threading.RLock(), 0, 0
 
     def __call__(self, event: Event) -> None:
         with self._lock:
             if isinstance(event, PatchesPredicted):
                 self.patches += event.patches
+            elif isinstance(event, PatchesSkipped):
+                self.skipped += event.patches
             self._emit(event)
 
 

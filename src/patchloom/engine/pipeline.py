@@ -1,4 +1,4 @@
-"""Equal workers that take whatever is most downstream and ready: finish a unit, else predict a batch, else decode.
+"""Equal workers that take whatever is most downstream and ready: finish a unit, predict a batch, test patches, decode.
 
 Nobody waits for anybody while there is something to do, and no core is asked for twice: there are as many workers as
 cores, each with a single-threaded model call. Backpressure is the order of choice; memory is bounded by how far
@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from patchloom.engine.predictor import Predictor
 from patchloom.engine.work import ImageWork, ReadyRow, Sweep, UnitPart
 from patchloom.errors import ImageError, MemoryBudgetError
-from patchloom.events import Callback, PatchesPredicted
+from patchloom.events import Callback, PatchesPredicted, PatchesSkipped
+from patchloom.images.filters import Filter, inside
 
 __all__ = ["Limits", "Pipeline", "Units"]
 
 Task = Callable[[], None]
 Patches = list[tuple[Sweep, tuple[int, ...]]]
+TESTED_AT_ONCE = 16
+"""Patches that a worker tests before it looks for something more urgent."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +76,30 @@ class Pipeline:
         How much may be under way.
     emit
         Told of progress.
+    filter_
+        Which patches are skipped, before the model sees them; None where all are predicted.
     """
 
     def __init__(
-        self, sweeps: Iterator[Sweep | None], predictor: Predictor, units: Units, limits: Limits, emit: Callback
+        self,
+        sweeps: Iterator[Sweep | None],
+        predictor: Predictor,
+        units: Units,
+        limits: Limits,
+        emit: Callback,
+        filter_: Filter | None = None,
     ) -> None:
         self._sweeps, self._predictor, self._units, self._emit = sweeps, predictor, units, emit
-        self._limits, self._batch = limits, limits.batch
+        self._limits, self._batch, self._filter = limits, limits.batch, filter_
         self._changed = threading.Condition()
         self._finishing: deque[Task] = deque()
+        self._untested: deque[ReadyRow] = deque()
+        self._untested_count = 0
         self._ready: deque[ReadyRow] = deque()
         self._ready_count = 0
         self._active: deque[Sweep] = deque()
         self._decoded_bytes = 0
-        self._running = {"finish": 0, "predict": 0, "decode": 0, "open": 0}
+        self._running = {"finish": 0, "predict": 0, "test": 0, "decode": 0, "open": 0}
         self._more = True
         self._stopping = False
         self._flushed = False
@@ -163,9 +176,11 @@ class Pipeline:
         can_decode = sweep is not None and room
         can_open = sweep is None and self._more and room and not self._running["open"]
         if self._ready_count and self._running["predict"] < self._predictor.at_once:
-            filling = can_decode or can_open or self._running["decode"] or self._running["open"]
-            if self._ready_count >= self._batch or not filling:
+            filling = can_decode or can_open or any(self._running[kind] for kind in ("test", "decode", "open"))
+            if self._ready_count >= self._batch or not (filling or self._untested):
                 return "predict", self._predict_task(self._pop_patches())
+        if self._untested:
+            return "test", self._test_task(self._pop_untested())
         if can_decode:
             assert sweep is not None
             key = sweep.next_block()
@@ -178,9 +193,10 @@ class Pipeline:
         return None
 
     def _room(self, sweep: Sweep | None) -> bool:
-        if not self._ready_count and not self._running["predict"]:
+        waiting = self._ready_count + self._untested_count
+        if not waiting and not self._running["predict"] and not self._running["test"]:
             return True
-        if self._ready_count >= max(4 * self._batch * self._predictor.at_once, 64):
+        if waiting >= max(4 * self._batch * self._predictor.at_once, 64):
             return False
         block = sweep.blocks.block_bytes if sweep is not None else 0
         return self._decoded_bytes + block <= self._limits.decoded_bytes
@@ -205,8 +221,61 @@ class Pipeline:
                 return
             self._decoded_bytes += nbytes
             rows = sweep.decoded(key)
-            self._ready.extend(rows)
-            self._ready_count += sum(row.left for row in rows)
+            if self._filter is None:
+                self._ready.extend(rows)
+                self._ready_count += sum(row.left for row in rows)
+            else:
+                self._untested.extend(rows)
+                self._untested_count += sum(row.left for row in rows)
+
+    def _pop_untested(self) -> Patches:
+        row = self._untested[0]
+        patches = [row.pop() for _ in range(min(row.left, TESTED_AT_ONCE))]
+        if not row.left:
+            self._untested.popleft()
+        self._untested_count -= len(patches)
+        return patches
+
+    def _test_task(self, patches: Patches) -> Task:
+        return lambda: self._test(patches)
+
+    def _test(self, patches: Patches) -> None:
+        """Ask the filter about patches of one row; what it keeps is ready."""
+        sweep, (row, *_) = patches[0]
+        kept: list[tuple[int, ...]] = []
+        skipped = 0
+        for _, place in patches:
+            if sweep.work.failed:
+                return
+            try:
+                skips = self._skips(sweep, place)
+            except ImageError as error:
+                self._fail(sweep.work, error)
+                return
+            if skips:
+                self._skip(sweep, place)
+                skipped += 1
+            else:
+                kept.append(place[1:])
+        with self._changed:
+            if kept and not sweep.work.failed:
+                self._ready.append(ReadyRow(sweep, row, iter(kept), len(kept)))
+                self._ready_count += len(kept)
+        if skipped:
+            self._emit(PatchesSkipped(sweep.work.name, skipped))
+
+    def _skips(self, sweep: Sweep, place: tuple[int, ...]) -> bool:
+        assert self._filter is not None
+        plane = sweep.work.shape
+        region = inside(sweep.work.grid[place].region, plane)
+        return self._filter.skips(sweep.blocks.cut(region), sweep.work.name, region, plane)
+
+    def _skip(self, sweep: Sweep, place: tuple[int, ...]) -> None:
+        """Nobody needs the pixels of a patch any more, and its units do not wait for it."""
+        with self._changed:
+            self._decoded_bytes -= sweep.blocks.drop(sweep.read(place[0]))
+            parts = sweep.parts_of(place[0])
+        self._finish(sweep, [part for part in parts if part.skip(place)])
 
     def _pop_patches(self) -> Patches:
         patches: Patches = []
@@ -237,7 +306,7 @@ class Pipeline:
 
     def _fill(self, patches: Patches) -> NDArray[Any]:
         batch, slots = self._predictor.batch(self._local, len(patches))
-        for (sweep, place), slot in zip(patches, slots, strict=True):
+        for (sweep, place), slot in zip(patches, slots, strict=False):  # a fixed batch may have room for more
             if sweep.work.failed:
                 slot[...] = 0
                 continue
@@ -282,9 +351,10 @@ class Pipeline:
             if work.failed:
                 return
             work.failed = True
-            gone = [row for row in self._ready if row.sweep.work is work]
             self._ready = deque(row for row in self._ready if row.sweep.work is not work)
-            self._ready_count -= sum(row.left for row in gone)
+            self._ready_count = sum(row.left for row in self._ready)
+            self._untested = deque(row for row in self._untested if row.sweep.work is not work)
+            self._untested_count = sum(row.left for row in self._untested)
             self._active = deque(sweep for sweep in self._active if sweep.work is not work)
             self._decoded_bytes -= sum(sweep.blocks.abandon() for sweep in work.sweeps)
         self._units.fail(work, error)

@@ -48,6 +48,8 @@ class Plan:
         Whether only a sample of the headers was read.
     hints
         Things that a user may want to know before starting.
+    skip
+        Filter that is asked about each patch; the numbers count patches as if it skipped none.
     """
 
     images: int
@@ -63,6 +65,7 @@ class Plan:
     heads: tuple[Head, ...]
     estimated: bool = False
     hints: tuple[str, ...] = ()
+    skip: str | None = None
 
     def lines(self) -> list[str]:
         """The plan as people read it."""
@@ -75,6 +78,7 @@ class Plan:
             f"device {self.device} · batch {self.batch} · {self.threads} thread{'s' * (self.threads != 1)}",
         ]
         lines += [f"head     {describe(head)}" for head in self.heads]
+        lines += [f"skip     {self.skip}; the numbers count patches as if none were skipped"] if self.skip else []
         return lines + [f"hint     {hint}" for hint in self.hints]
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,6 +106,7 @@ class Plan:
             "batch",
             "threads",
             "estimated",
+            "skip",
         )
         return {name: getattr(self, name) for name in names} | {"heads": heads, "hints": list(self.hints)}
 
@@ -193,4 +198,12 @@ def make_plan(
         layout.heads,
         found.estimated,
         hints,
+        _named(layout.config.skip),
     )
+
+
+def _named(skip: Any) -> str | None:
+    """A filter as people know it."""
+    if skip is None or isinstance(skip, str):
+        return skip
+    return str(getattr(skip, "__qualname__", None) or repr(skip))

@@ -19,13 +19,14 @@ from patchloom.engine.predictor import Predictor, check_channels
 from patchloom.engine.survey import Survey, trial_patch
 from patchloom.errors import ModelInputError, UsageError
 from patchloom.geometry.grid import per_axis
+from patchloom.images.filters import MASK_BYTES, Filter, Mask, as_filter
 from patchloom.models.heads import find_heads
 from patchloom.models.load import load_model, with_steps
 from patchloom.models.model import Head, Model
-from patchloom.models.resolve import resolve
 from patchloom.models.steps import Preprocess, Steps, parse_reduce
 from patchloom.predictions.folder import RunDocument
 from patchloom.predictions.layout import RunLayout
+from patchloom.references import resolve
 
 __all__ = ["Ready", "load", "number_of_axes", "prepare", "resolved"]
 
@@ -45,6 +46,7 @@ class Ready:
     memory: int
     projected: int
     hints: tuple[str, ...]
+    filter: Filter | None = None
 
     @property
     def reduced_by_model(self) -> bool:
@@ -144,6 +146,7 @@ def prepare(
     """
     assert config.patch is not None
     ndim = len(config.patch)
+    skip = _filter(config, found)
     threads = planning.machine_threads(config)
     channels, image_dtype = _channels(model, found, document), _image_dtype(found, model, document)
     preprocess = _preprocess(config)
@@ -173,15 +176,15 @@ def prepare(
     memory = allowed_memory(config)
     batch = planning.choose_batch(config, model, predictor, memory)
     calls = predictor.at_once * batch * max(call_bytes, predictor.bytes_a_patch)
-    budget = Budget.of(layout, channels, image_dtype, resident_memory() + calls, found)
+    masks = MASK_BYTES if isinstance(skip, Mask) else 0
+    budget = Budget.of(layout, channels, image_dtype, resident_memory() + calls + masks, found)
     width = document.unit_width if document is not None else budget.width(memory)
     layout = layout_of(config, ndim, heads, width)
     projected = budget.projected(width)
     check_memory(projected, memory)
     limits = Limits(threads, batch, budget.decoded(width))
-    return Ready(
-        layout, model, predictor, limits, channels, image_dtype, memory, projected, _hints(model, config, image_dtype)
-    )
+    hints = _hints(model, config, image_dtype)
+    return Ready(layout, model, predictor, limits, channels, image_dtype, memory, projected, hints, skip)
 
 
 def _trial(
@@ -242,6 +245,18 @@ def _hook(config: Config) -> Callable[[Any], Any] | None:
             f"preprocess: {config.preprocess!r} cannot be called", "name a function from a batch to a batch"
         )
     return step
+
+
+def _filter(config: Config, found: Survey) -> Filter | None:
+    if config.skip is None:
+        return None
+    skip = as_filter(config.skip)
+    if isinstance(skip, Mask) and skip.is_one and found.images > 1:
+        raise UsageError(
+            f"skip: {skip.path} is one mask, and there are {found.images:,} images",
+            "give a folder with a mask for each image",
+        )
+    return skip
 
 
 def _preprocess(config: Config) -> Preprocess:

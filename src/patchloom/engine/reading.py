@@ -88,8 +88,8 @@ class BlockStore:
 
     def keys(self, region: Region) -> list[tuple[int, ...]]:
         """Blocks that share pixels with `region`."""
-        ranges = (range(a // n, -(-b // n)) for a, b, n in zip(region.start, region.stop, self.extent, strict=True))
-        return list(itertools.product(*ranges))
+        lines = zip(region.start, region.shape, self.extent, strict=True)
+        return list(itertools.product(*(range(a // extent, -(-(a + n) // extent)) for a, n, extent in lines)))
 
     def region(self, key: Sequence[int]) -> Region:
         """Pixels of one block."""
@@ -130,20 +130,16 @@ class BlockStore:
         preprocess
             None copies pixels as they are.
         """
+        if self._inside(patch):
+            self._copy(patch, out, preprocess)
+            return
         pixels = [
             source_pixels(a, n, size, padding.mode)
             for a, n, size in zip(patch.start, patch.shape, self.plane.shape, strict=True)
         ]
-        if all(p is None for p in pixels):
-            self._copy(patch, out, preprocess)
-            return
-        first = [a if p is None else int(p[p >= 0].min()) for a, p in zip(patch.start, pixels, strict=True)]
-        stop = [
-            a + n if p is None else int(p.max()) + 1 for a, n, p in zip(patch.start, patch.shape, pixels, strict=True)
-        ]
-        source = Region.between(first, stop)
+        source = self.source(patch, padding)
         raw = self.cut(source)
-        for axis, (p, origin) in enumerate(zip(pixels, first, strict=True), 1):
+        for axis, (p, origin) in enumerate(zip(pixels, source.start, strict=True), 1):
             if p is not None:
                 raw = np.take(raw, np.maximum(p - origin, 0), axis)
         for axis, p in enumerate(pixels, 1):
@@ -152,6 +148,22 @@ class BlockStore:
                 raw[outside] = np.asarray(padding.fill).astype(raw.dtype)
         _deliver(raw, out, preprocess)
 
+    def source(self, patch: Region, padding: Padding) -> Region:
+        """Pixels of the plane that a patch is made of; less than the patch where it reaches over an edge."""
+        if self._inside(patch):
+            return patch
+        first, stop = [], []
+        for a, n, size in zip(patch.start, patch.shape, self.plane.shape, strict=True):
+            pixels = source_pixels(a, n, size, padding.mode)
+            first.append(a if pixels is None else int(pixels[pixels >= 0].min()))
+            stop.append(a + n if pixels is None else int(pixels.max()) + 1)
+        return Region.between(first, stop)
+
+    def _inside(self, patch: Region) -> bool:
+        return all(
+            a >= 0 and a + n <= size for a, n, size in zip(patch.start, patch.shape, self.plane.shape, strict=True)
+        )
+
     def cut(self, source: Region) -> NDArray[Any]:
         """Pixels of a region inside the plane, whose blocks are decoded: ``(C, *region)`` of the file's dtype."""
         raw = np.empty((self.plane.channels, *source.shape), self.plane.dtype)
@@ -159,16 +171,10 @@ class BlockStore:
         return raw
 
     def _copy(self, source: Region, out: NDArray[Any], preprocess: Preprocess | None) -> None:
-        for key in self.keys(source):
-            block = self.region(key)
-            area = block.intersect(source)
+        for key, there, here in source.pieces(self.extent):
             with self._lock:
                 pixels = self._blocks[key]
-            _deliver(
-                pixels[(slice(None), *area.relative_to(block.start).slices)],
-                out[(slice(None), *area.relative_to(source.start).slices)],
-                preprocess,
-            )
+            _deliver(pixels[(slice(None), *there)], out[(slice(None), *here)], preprocess)
 
 
 def _deliver(pixels: NDArray[Any], out: NDArray[Any], preprocess: Preprocess | None) -> None:

@@ -66,6 +66,9 @@ class UnitMap:
         Applied to each patch under `crop`, to blended chunks otherwise; None where there is nothing to reduce.
     pool
         Where the array comes from.
+    gaps
+        Whether patches may be missing because they are skipped: what none of the others covers is then nodata, and
+        weighted sums are divided by the weights that were added.
     """
 
     def __init__(
@@ -77,18 +80,28 @@ class UnitMap:
         dtype: np.dtype[Any],
         reduce: Reduce | None,
         pool: BufferPool,
+        *,
+        gaps: bool = False,
     ) -> None:
         self.layout, self.region = layout, region
         self._placing, self._reduce, self._pool = placing, reduce, pool
         self._counts = tuple(-(-n // c) for n, c in zip(region.shape, layout.chunk, strict=True))
         self._lock = threading.Lock()
+        self._touched = np.zeros(self._counts, bool) if gaps else None
+        self._weights: NDArray[Any] | None = None
         if not placing.adds:
             self._array = pool.take((*self._counts, layout.channels, *layout.chunk), layout.head.dtype)
-            self._fill_what_stays_empty()
+            if gaps:
+                self._array[...] = layout.nodata
+            else:
+                self._fill_what_stays_empty()
         else:
             sums = np.dtype(np.float64 if dtype == np.float64 else np.float32)
             self._array = pool.take((*self._counts, channels, *layout.chunk), sums)
             self._array[...] = 0
+            if gaps:
+                self._weights = pool.take((*self._counts, 1, *layout.chunk), sums)
+                self._weights[...] = 0
 
     def place(self, place: Sequence[int], values: NDArray[Any]) -> None:
         """Add the prediction of the patch at `place`: ``(C, *patch)`` or ``(*patch)``."""
@@ -99,18 +112,27 @@ class UnitMap:
         if weights is None:
             self._copy(area, values)
         else:
-            self._add(area, values * weights)
+            self._add(self._array, area, values * weights)
+            if self._weights is not None:
+                self._add(self._weights, area, weights[None])
 
     def block(self, index: tuple[int, ...]) -> NDArray[Any] | None:
         """Final pixels of the chunk at `index` within this unit, all channels; None where nothing was predicted.
 
         ``(C, *chunk)``, C-contiguous, of the stored dtype, nodata beyond the image and where no patch reaches.
         """
-        if not all(covered[i].any() for covered, i in zip(self._covered, index, strict=True)):
+        if self._touched is not None:
+            predicted = bool(self._touched[index])
+        else:
+            predicted = all(covered[i].any() for covered, i in zip(self._covered, index, strict=True))
+        if not predicted:
             return None
         pixels: NDArray[Any] = self._array[index]
         if not self._placing.adds:
             return pixels
+        if self._weights is not None:
+            weights = self._weights[index]
+            pixels = np.divide(pixels, weights, out=np.zeros_like(pixels), where=weights > 0)
         if self._reduce is not None:
             pixels = self._reduce(pixels, channel_axis=0)
         if pixels.ndim == len(index):
@@ -119,9 +141,7 @@ class UnitMap:
         if dtype.kind in "iu" and pixels.dtype.kind == "f":
             pixels = np.rint(pixels)
         final = pixels.astype(dtype)
-        mask = np.ones((), bool)
-        for covered, i in zip(self._covered, index, strict=True):
-            mask = mask[..., None] & covered[i]
+        mask = self._mask(index)
         if not mask.all():
             final[:, ~mask] = self.layout.nodata
         return final
@@ -129,7 +149,19 @@ class UnitMap:
     def release(self) -> None:
         """Give the array back."""
         self._pool.give(self._array)
-        del self._array
+        if self._weights is not None:
+            self._pool.give(self._weights)
+        del self._array, self._weights
+
+    def _mask(self, index: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Pixels of a chunk to which any patch was added."""
+        if self._weights is not None:
+            reached: NDArray[np.bool_] = self._weights[index][0] > 0
+            return reached
+        mask = np.ones((), bool)
+        for covered, i in zip(self._covered, index, strict=True):
+            mask = mask[..., None] & covered[i]
+        return mask
 
     def _copy(self, area: Region, values: NDArray[Any]) -> None:
         if self._reduce is not None:
@@ -138,11 +170,15 @@ class UnitMap:
                 values = values[None]
         for index, inside, part in self._pieces(area):
             self._array[index][(slice(None), *inside)] = values[(slice(None), *part)]
+            if self._touched is not None:
+                self._touched[index] = True
 
-    def _add(self, area: Region, values: NDArray[Any]) -> None:
+    def _add(self, array: NDArray[Any], area: Region, values: NDArray[Any]) -> None:
         with self._lock:
             for index, inside, part in self._pieces(area):
-                self._array[index][(slice(None), *inside)] += values[(slice(None), *part)]
+                array[index][(slice(None), *inside)] += values[(slice(None), *part)]
+                if self._touched is not None:
+                    self._touched[index] = True
 
     def _pieces(self, area: Region) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
         """For each chunk that `area` touches: its index, the part of it, and the same part of `area`."""

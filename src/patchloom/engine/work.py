@@ -54,6 +54,7 @@ class ImageWork:
     loop_axes: str = ""
     parts_left: int = 0
     bad_patches: int = 0
+    skipped: int = 0
     failed: bool = False
     planned: bool = False
     sweeps: list[Sweep] = field(default_factory=list)
@@ -110,6 +111,7 @@ class UnitPart:
         self.patches = math.prod(map(len, self._origins))
         self._left = len(rows) * math.prod(map(len, columns))
         self._bad = 0
+        self._skipped: NDArray[np.bool_] | None = None
         self._lock = threading.Lock()
         self._opened = False
         self.maps: Mapping[str, UnitMap] = {}
@@ -121,31 +123,56 @@ class UnitPart:
         self._open()
         for name, unit_map in self.maps.items():
             unit_map.place(place, heads[name])
-        origin = all(i in line for i, line in zip(place, self._origins, strict=True))
-        if origin:
-            row = 0
-            for i, line in zip(place, self._origins, strict=True):
-                row = row * len(line) + i - line.start
+        row = self._row(place)
+        if row is not None:
             for name, values in self._vectors.items():
                 values[row] = heads[name]
         with self._lock:
-            self._bad += bad and origin
+            self._bad += bad and row is not None
             self._left -= 1
             return self._left == 0
+
+    def skip(self, place: tuple[int, ...]) -> bool:
+        """Note that a patch is not going to be predicted; True when it was the last one missing."""
+        row = self._row(place)
+        with self._lock:
+            if row is not None:
+                if self._skipped is None:
+                    self._skipped = np.zeros(self.patches, np.bool_)
+                self._skipped[row] = True
+            self._left -= 1
+            return self._left == 0
+
+    def _row(self, place: tuple[int, ...]) -> int | None:
+        """Row of a patch in the part's tables; None where it starts outside."""
+        if not all(i in line for i, line in zip(place, self._origins, strict=True)):
+            return None
+        row = 0
+        for i, line in zip(place, self._origins, strict=True):
+            row = row * len(line) + i - line.start
+        return row
 
     def _open(self) -> None:
         with self._lock:
             if not self._opened:
                 self.maps = self._open_maps()
-                self._vectors = {head.name: np.empty((self.patches, *head.shape), head.dtype) for head in self._heads}
+                self._vectors = {head.name: self._empty(head) for head in self._heads}
                 self._opened = True
+
+    def _empty(self, head: Head) -> NDArray[Any]:
+        return np.empty((self.patches, *head.shape), head.dtype)
 
     @property
     def bad_patches(self) -> int:
         """Patches with a prediction that is not finite."""
         return self._bad
 
-    def rows_of(self, head: str) -> UnitRows:
+    @property
+    def skipped(self) -> NDArray[np.bool_] | None:
+        """Which patches were skipped, in the order of the grid; None where none was."""
+        return self._skipped
+
+    def rows_of(self, head: Head) -> UnitRows:
         """Rows of a vector head, in the order of the grid."""
         grid = self.work.grid
         lines = [np.asarray(line, np.int64) for line in self._origins]
@@ -161,7 +188,10 @@ class UnitPart:
             -1,
         ).reshape(-1, len(lines))
         shapes = np.minimum(starts + np.asarray(grid.patch), np.asarray(self.work.shape)) - starts
-        return UnitRows(self.work.name, self.loops, places, starts, shapes, self._vectors[head])
+        values = self._vectors[head.name] if self._opened else self._empty(head)
+        if self._skipped is not None:
+            values[self._skipped] = 0  # the same bytes each time
+        return UnitRows(self.work.name, self.loops, places, starts, shapes, values, self._skipped)
 
     def release(self) -> None:
         """Give large arrays back."""
@@ -174,12 +204,12 @@ class ReadyRow:
     """Patches of one row whose pixels are decoded, handed out one by one."""
 
     def __init__(self, sweep: Sweep, row: int, places: Iterator[tuple[int, ...]], count: int) -> None:
-        self.sweep, self._row, self._places, self.left = sweep, row, places, count
+        self.sweep, self.row, self._places, self.left = sweep, row, places, count
 
     def pop(self) -> tuple[Sweep, tuple[int, ...]]:
         """Next patch: its sweep and its place."""
         self.left -= 1
-        return self.sweep, (self._row, *next(self._places))
+        return self.sweep, (self.row, *next(self._places))
 
 
 class Sweep:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from patchloom.errors import OutputError, PatchloomError, UsageError
 from patchloom.models.model import Head
 from patchloom.predictions.files import PARTIAL
 
 if TYPE_CHECKING:
+    from patchloom.images.source import Source
     from patchloom.predictions.layout import PlaneInfo
     from patchloom.predictions.maps import StitchedMap
     from patchloom.predictions.query import PatchTable
@@ -45,7 +47,13 @@ class Predictions(Protocol):
     def heads(self) -> tuple[Head, ...]:
         """Outputs of the model."""
 
+    @property
+    def source(self) -> Source | None:
+        """Where the images are; None where nothing but the caller knew."""
+
     def __len__(self) -> int: ...
+
+    def __contains__(self, image: object, /) -> bool: ...
 
     def __getitem__(self, image: str, /) -> ImageMaps: ...
 
@@ -64,7 +72,10 @@ class Predictions(Protocol):
 
 
 class Export(Protocol):
-    """A format. Classes are found by the entry points ``patchloom.exports``."""
+    """A format. Classes are found by the entry points ``patchloom.exports``.
+
+    What a format alone knows are more keyword parameters of `write`, each with a default.
+    """
 
     suffixes: tuple[str, ...]
     """Lower-case endings with the dot."""
@@ -97,13 +108,22 @@ def formats() -> dict[str, Export]:
     return found
 
 
-def export(run: Predictions, path: Path, *, image: str | None = None, head: str | None = None, level: int = 0) -> None:
+def export(
+    run: Predictions, path: Path, *, image: str | None = None, head: str | None = None, level: int = 0, **options: Any
+) -> None:
     """Write predictions of a run to a file.
+
+    Parameters
+    ----------
+    run, path, image, head, level
+        As for `Export.write`.
+    **options
+        Of the format alone.
 
     Raises
     ------
     UsageError
-        If no format has this ending, or the format does not fit the predictions.
+        If no format has this ending, the format does not fit the predictions, or has no such option.
     NotPredictedError
         If the run has no such image.
     OutputError
@@ -115,7 +135,11 @@ def export(run: Predictions, path: Path, *, image: str | None = None, head: str 
         raise UsageError(f"no format is known by the ending of {path.name}", f"endings: {' '.join(sorted(formats()))}")
     if path.is_dir():
         raise OutputError(f"{path} is a folder", "give the name of a file")
-    formats()[suffix].write(run, path, image=image, head=head, level=level)
+    write = formats()[suffix].write
+    unknown = sorted(set(options) - set(inspect.signature(write).parameters))
+    if unknown:
+        raise UsageError(f"{unknown[0]} is no option of {suffix}", f"leave it out for {path.name}")
+    write(run, path, image=image, head=head, level=level, **options)
 
 
 def only_image(run: Predictions, image: str | None) -> ImageMaps:

@@ -283,7 +283,7 @@ class Grid:
 
 def _axis_through(starts: Iterable[int], size: int, patch: int) -> GridAxis:
     found = sorted({int(start) for start in starts})
-    stride = found[1] - found[0] if len(found) > 1 else patch
+    stride = found[1] - found[0] if len(found) > 1 else max(patch, size)
     for edge in get_args(Edge):
         axis = GridAxis(size, patch, stride, edge)
         if axis.count == len(found) and all(axis.start(i) == start for i, start in enumerate(found)):

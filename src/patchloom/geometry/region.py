@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["Region"]
+__all__ = ["Piece", "Region"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +66,27 @@ class Region:
     def relative_to(self, origin: Iterable[int]) -> Region:
         """Same box with `origin` as pixel 0."""
         return Region(tuple(a - o for a, o in zip(self.start, origin, strict=True)), self.shape)
+
+    def pieces(self, cell: Iterable[int]) -> Iterator[Piece]:
+        """Cut the box at multiples of `cell`: for each cell that it touches, where it lies there and here.
+
+        Examples
+        --------
+        >>> list(Region((3,), (4,)).pieces((5,)))
+        [((0,), (slice(3, 5, None),), (slice(0, 2, None),)), ((1,), (slice(0, 2, None),), (slice(2, 4, None),))]
+        """
+        lines = []
+        for a, n, extent in zip(self.start, self.shape, cell, strict=True):
+            stop, line = a + n, []
+            for i in range(a // extent, -(-stop // extent) if n else 0):
+                origin = i * extent
+                first, last = max(a, origin), min(stop, origin + extent)
+                line.append((i, slice(first - origin, last - origin), slice(first - a, last - a)))
+            lines.append(line)
+        for piece in itertools.product(*lines):
+            index, there, here = zip(*piece, strict=True)
+            yield index, there, here
+
+
+Piece = tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]
+"""Index of a cell of a regular tiling, and the same pixels in the cell and in the box that was cut."""

@@ -15,8 +15,8 @@ from patchloom.models.checks import check_batch, described_batch
 from patchloom.models.identity import function_identity
 from patchloom.models.model import Model, ModelInfo
 from patchloom.models.outputs import channels_first, named, to_numpy
-from patchloom.models.resolve import is_reference, resolve
 from patchloom.models.steps import Steps
+from patchloom.references import is_reference, resolve
 
 __all__ = ["FunctionLoader", "FunctionModel"]
 
@@ -33,7 +33,7 @@ class FunctionLoader:
     def load(
         self, model: Any, *, device: str, threads: int, arch: str | None, allow_pickle: bool, steps: Steps
     ) -> Model:
-        """Wrap a callable; a torch module or a `Model` found under the name is loaded as what it is.
+        """Wrap a callable; a module of a framework or a `Model` found under the name is loaded as what it is.
 
         Raises
         ------
@@ -42,6 +42,8 @@ class FunctionLoader:
         ModelLoadError
             If what is found cannot be called with a batch.
         """
+        from patchloom.models.load import loader_of  # which finds this loader, too
+
         if arch is not None:
             raise UsageError("arch does not apply to a function", "leave out arch")
         name = model if isinstance(model, str) else None
@@ -50,10 +52,8 @@ class FunctionLoader:
             found = _built(found, name)
         if isinstance(found, Model) and isinstance(found.info, ModelInfo):
             return found
-        if _is_torch_module(found):
-            from patchloom.models.torch import TorchLoader
-
-            return TorchLoader().load(
+        if name and (loader := loader_of(found)) is not None and not isinstance(loader, FunctionLoader):
+            return loader.load(
                 found, device=device, threads=threads, arch=None, allow_pickle=allow_pickle, steps=steps
             )
         if not callable(found) or isinstance(found, type):
@@ -182,11 +182,6 @@ def _built(builder: Callable[[], Any], name: str) -> Any:
         raise
     except Exception as error:
         raise ModelLoadError(f"{name} raises {type(error).__name__}: {error}", "correct the function") from error
-
-
-def _is_torch_module(found: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(found, torch.nn.Module)
 
 
 def _is_torch_class(found: type) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -14,7 +15,7 @@ import numpy as np
 
 from patchloom.errors import ModelLoadError
 
-__all__ = ["file_identity", "function_identity"]
+__all__ = ["file_identity", "function_identity", "live_identity"]
 
 
 def file_identity(path: Path, others: Sequence[Path] = ()) -> str:
@@ -49,6 +50,25 @@ def function_identity(function: Callable[..., Any]) -> str | None:
         return f"sha256:{hashlib.sha256(_described(function, ()).encode()).hexdigest()}"
     except _UnknownError:
         return None
+
+
+def live_identity(value: Any) -> str | None:
+    """Identity of an option that is given as an object; None where it is no object but a text, or nothing.
+
+    That of a function as `function_identity` has it, of a dataclass with the values that it was made with; where these
+    do not show, only the name.
+    """
+    if value is None or isinstance(value, str):
+        return None
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    state = value
+    if dataclasses.is_dataclass(value):
+        made_with = [getattr(value, item.name) for item in dataclasses.fields(value) if item.init]
+        state = [kind.__module__, kind.__qualname__, *made_with]
+    try:
+        return f"sha256:{hashlib.sha256(_described(state, ()).encode()).hexdigest()}"
+    except _UnknownError:
+        return f"{kind.__module__}:{kind.__qualname__}"
 
 
 class _UnknownError(Exception):

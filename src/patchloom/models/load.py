@@ -10,10 +10,10 @@ from typing import Any
 
 from patchloom.errors import ModelLoadError, ModelNotFoundError
 from patchloom.models.model import Loader, Model, ModelInfo
-from patchloom.models.resolve import is_reference
 from patchloom.models.steps import Steps
+from patchloom.references import is_reference
 
-__all__ = ["load_model", "with_steps"]
+__all__ = ["load_model", "loader_of", "with_steps"]
 
 GROUP = "patchloom.models"
 CATCH_ALL = "function"
@@ -62,12 +62,15 @@ def load_model(
     if _is_model(model):
         return model  # type: ignore[return-value]
     target = _existing(model)
-    for loader in _loaders():
-        if loader.recognises(target):
-            return loader.load(
-                target, device=device, threads=threads, arch=arch, allow_pickle=allow_pickle, steps=steps
-            )
-    raise ModelLoadError(f"{_described(model)} is no model that patchloom understands", _understood())
+    loader = loader_of(target)
+    if loader is None:
+        raise ModelLoadError(f"{_described(model)} is no model that patchloom understands", _understood())
+    return loader.load(target, device=device, threads=threads, arch=arch, allow_pickle=allow_pickle, steps=steps)
+
+
+def loader_of(model: object) -> Loader | None:
+    """Loader that understands a path that exists, a ``module:function`` or a live object; None where none does."""
+    return next((loader for loader in _loaders() if loader.recognises(model)), None)
 
 
 def with_steps(model: Model, steps: Steps) -> Model:

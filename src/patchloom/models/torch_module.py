@@ -19,8 +19,8 @@ import numpy as np
 from patchloom.errors import MissingExtraError, ModelLoadError, PatchloomError, UsageError
 from patchloom.models.identity import file_identity
 from patchloom.models.model import ModelInfo
-from patchloom.models.resolve import resolve
 from patchloom.models.torch_archive import check_exported, damaged, file_kind, refused_pickle
+from patchloom.references import resolve
 
 __all__ = ["Loaded", "describe", "from_file", "from_module"]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from patchloom import __version__
-from patchloom.config import Config
+from patchloom.config import LIVE, Config
 from patchloom.errors import ConfigMismatchError, RunDamagedError, RunNotFoundError, UsageError
+from patchloom.models.identity import live_identity
 from patchloom.models.model import Head
 from patchloom.predictions.files import write_file
 from patchloom.predictions.layout import FORMAT, RunLayout, digest, fingerprint, heads_from_json, heads_to_json
@@ -36,8 +37,8 @@ class RunDocument:
         See `RunLayout`.
     channels, image_dtype
         Of the pixels that the model is given.
-    hook
-        Identity of a live `preprocess` function.
+    hook, filter
+        Identity of a `preprocess` function, and of a `skip` filter, that were given as objects.
     """
 
     config: Config
@@ -49,6 +50,7 @@ class RunDocument:
     channels: int
     image_dtype: str
     hook: str | None = None
+    filter: str | None = None
 
     def layout(self, folder: Path) -> RunLayout:
         """Geometry and files of the run."""
@@ -57,8 +59,7 @@ class RunDocument:
     def write(self, folder: Path) -> None:
         """Write ``run.json`` atomically."""
         config = self.config.changed()
-        if callable(config.get("preprocess")):
-            config["preprocess"] = None
+        config |= {name: None for name in LIVE if not isinstance(config.get(name, ""), str)}
         marks = fingerprint(self.config, self.model["identity"])
         document = {
             "format": FORMAT,
@@ -70,6 +71,7 @@ class RunDocument:
             "model": dict(self.model),
             "config": config,
             "hook": self.hook,
+            "filter": self.filter,
             "ndim": self.ndim,
             "heads": heads_to_json(self.heads),
             "unit_width": self.unit_width,
@@ -116,7 +118,13 @@ class RunDocument:
             document["channels"],
             document["image_dtype"],
             document["hook"],
+            document.get("filter"),
         )
+
+    @property
+    def live(self) -> dict[str, str]:
+        """Options that were given as objects, which the folder does not hold, and their identities."""
+        return {name: mark for name, mark in (("preprocess", self.hook), ("skip", self.filter)) if mark is not None}
 
     def check_same(self, config: Config, identity: str | None, images_done: int) -> None:
         """Raise ConfigMismatchError unless this run was made with the same model and options.
@@ -131,10 +139,10 @@ class RunDocument:
                 "this model cannot be hashed, so it is not known whether the run was made with it",
                 "give both runs a model_id",
             )
-        ours = fingerprint(self.config, self.model["identity"])
+        ours = fingerprint(self.config, self.model["identity"]) | self.live
         theirs = json.loads(json.dumps(fingerprint(config, identity)))
-        if self.hook is not None:
-            theirs["preprocess"] = ours["preprocess"] if callable(config.preprocess) else theirs["preprocess"]
+        for name in LIVE:
+            theirs[name] = live_identity(getattr(config, name)) or theirs[name]
         for name, value in json.loads(json.dumps(ours)).items():
             if value != theirs[name]:
                 hint = f"choose another -o, or --overwrite to discard {images_done} image{'s' * (images_done != 1)}"

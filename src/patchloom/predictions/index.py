@@ -17,17 +17,18 @@ from patchloom.predictions.journal import Record, logs, read_log
 
 __all__ = ["ImageRow", "Index", "Part"]
 
-VERSION = 1
+VERSION = 2
 SCHEMA = """
 create table log (name text primary key, offset integer not null);
 create table image (
     name text primary key, state text not null default 'left', identity text, info text,
     patches integer not null default 0, patches_done integer not null default 0, bad_patches integer not null default 0,
-    kind text, message text
+    kind text, message text, patches_skipped integer not null default 0
 ) without rowid;
 create index image_state on image (state, name);
 create table part (
     image text not null, loops text not null, unit text not null, patches integer not null, offset integer not null,
+    skips integer not null, skipped text,
     a0 integer, a1 integer, b0 integer, b1 integer, c0 integer, c1 integer,
     primary key (image, loops, a0, b0, c0)
 ) without rowid;
@@ -38,7 +39,7 @@ create table unit (name text primary key) without rowid;
 
 @dataclass(frozen=True)
 class ImageRow:
-    """What the journal knows of one image; `state` is done, partial, left or failed."""
+    """What the journal knows of one image; `state` is done, partial, left or failed; what is skipped is done."""
 
     name: str
     state: str
@@ -49,11 +50,15 @@ class ImageRow:
     bad_patches: int
     kind: str | None
     message: str | None
+    patches_skipped: int = 0
 
 
 @dataclass(frozen=True)
 class Part:
-    """Committed block of one plane: in which unit, and where its rows begin in the unit's tables."""
+    """Committed block of one plane: in which unit, and where its rows begin in the unit's tables.
+
+    `skipped` says which of its patches were skipped, as `predictions.skipped` packs them; None where none was.
+    """
 
     image: str
     loops: tuple[int, ...]
@@ -61,6 +66,7 @@ class Part:
     patches: int
     offset: int
     region: Region
+    skipped: str | None = None
 
 
 class Index:
@@ -231,22 +237,26 @@ class Index:
         self._take_files(record["files"], record["image"])
 
     def _take_unit(self, record: Record) -> None:
-        for image, loops, start, shape, patches, offset in record["parts"]:
+        marks = {number: (skips, text) for number, skips, text in record.get("skipped", ())}
+        for number, (image, loops, start, shape, patches, offset) in enumerate(record["parts"]):
             key = json.dumps(loops)
             ranges = [n for a, s in zip(start, shape, strict=True) for n in (a, a + s)]
             ranges += [-1, -1] * (3 - len(start))  # a plane has two axes
+            skips, skipped = marks.get(number, (0, None))
             old = self._query(
-                "select patches from part where image = ? and loops = ? and a0 = ? and b0 = ? and c0 = ?",
+                "select patches, skips from part where image = ? and loops = ? and a0 = ? and b0 = ? and c0 = ?",
                 (image, key, *ranges[0::2]),
             )
+            before, skips_before = old[0] if old else (0, 0)
             self._database.execute(
-                "insert or replace into part values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (image, key, record["unit"], patches, offset, *ranges),
+                "insert or replace into part values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (image, key, record["unit"], patches, offset, skips, skipped, *ranges),
             )
             self._database.execute(
                 "update image set patches_done = patches_done + ?, bad_patches = bad_patches + ?, "
+                "patches_skipped = patches_skipped + ?, "
                 "state = case when state = 'done' then 'done' else 'partial' end where name = ?",
-                (patches - (old[0][0] if old else 0), record["bad"].get(image, 0) if not old else 0, image),
+                (patches - before, record["bad"].get(image, 0) if not old else 0, skips - skips_before, image),
             )
         images = {part[0] for part in record["parts"]}
         self._take_files(record["files"], images.pop() if len(images) == 1 else None)
@@ -271,8 +281,8 @@ class Index:
         self._database.execute("delete from part where image = ?", (name,))
         self._database.execute("delete from file where image = ?", (name,))
         self._database.execute(
-            "update image set state = 'left', patches_done = 0, bad_patches = 0, kind = null, message = null "
-            "where name = ?",
+            "update image set state = 'left', patches_done = 0, bad_patches = 0, patches_skipped = 0, kind = null, "
+            "message = null where name = ?",
             (name,),
         )
 
@@ -320,6 +330,7 @@ def _image_row(row: Sequence[Any]) -> ImageRow:
 
 
 def _part(row: Sequence[Any]) -> Part:
-    image, loops, unit, patches, offset, *ranges = row
+    image, loops, unit, patches, offset, _, skipped, *ranges = row
     ranges = [n for n in ranges if n >= 0]
-    return Part(image, tuple(json.loads(loops)), unit, patches, offset, Region.between(ranges[0::2], ranges[1::2]))
+    region = Region.between(ranges[0::2], ranges[1::2])
+    return Part(image, tuple(json.loads(loops)), unit, patches, offset, region, skipped)

@@ -2,7 +2,8 @@
 
 Columns: ``image``, the loop axes (``s``, ``t``, ``z``), ``row``, ``col``, ``y``, ``x``, ``height``, ``width`` (3-D:
 ``slab``, ``z`` and ``depth`` in front of theirs), then the scores: one column a class, or ``prediction`` where there
-are no classes or too many of them. Rows are sorted by image, loops and place.
+are no classes or too many of them. Rows are sorted by image, loops and place. Scores of patches that were skipped are
+null; only tables that have such rows have columns that can be.
 
 The first and the last key of each row group are also in the metadata of the schema, as text. Statistics hold the same,
 but asking pyarrow for those of a damaged footer can end the process.
@@ -28,8 +29,8 @@ from patchloom.errors import RunDamagedError
 from patchloom.geometry.axes import spatial_axes
 from patchloom.models.model import Head
 
-__all__ = ["PatchFile", "PatchFiles", "UnitRows", "damaged", "encode_unit", "key_columns", "key_ranges", "schema",
-           "score_columns"]
+__all__ = ["PatchFile", "PatchFiles", "UnitRows", "damaged", "encode_unit", "key_columns", "key_ranges", "list_values",
+           "schema", "score_columns"]
 
 Key = tuple[Any, ...]
 """Image, loops and first pixel of a row; rows are sorted by it, which is also the order of places."""
@@ -60,6 +61,8 @@ class UnitRows:
         ``(n, d)`` integers: place in the grid, first pixel, extent clipped to the image; sorted by place.
     values
         ``(n,)`` or ``(n, K)`` of the head's dtype.
+    skipped
+        ``(n,)``: patches that were not predicted, whose values mean nothing; None where all were.
     """
 
     image: str
@@ -68,6 +71,7 @@ class UnitRows:
     starts: NDArray[np.int64]
     shapes: NDArray[np.int64]
     values: NDArray[Any]
+    skipped: NDArray[np.bool_] | None = None
 
 
 def key_columns(loop_axes: str, ndim: int) -> list[str]:
@@ -101,14 +105,14 @@ def score_columns(head: Head) -> list[str]:
     return names
 
 
-def schema(head: Head, loop_axes: str, ndim: int) -> pa.Schema:
-    """Columns and types of a head's table."""
+def schema(head: Head, loop_axes: str, ndim: int, *, gaps: bool = False) -> pa.Schema:
+    """Columns and types of a head's table; with `gaps` it has patches that were skipped."""
     fields = [pa.field("image", pa.dictionary(pa.int32(), pa.string()), nullable=False)]
     fields += [pa.field(name, pa.int32(), nullable=False) for name in key_columns(loop_axes, ndim)[1:]]
     kind = pa.from_numpy_dtype(head.dtype)
     if head.shape and _is_one_column(head):
         kind = pa.list_(kind, head.shape[0])
-    fields += [pa.field(name, kind, nullable=False) for name in score_columns(head)]
+    fields += [pa.field(name, kind, nullable=gaps) for name in score_columns(head)]
     about = {"name": head.name, "dtype": head.dtype.name, "shape": head.shape, "classes": head.classes}
     return pa.schema(fields, {"patchloom.head": json.dumps(about)})
 
@@ -135,13 +139,16 @@ def encode_unit(head: Head, loop_axes: str, ndim: int, rows: Sequence[UnitRows])
     keys = np.concatenate([loops, *integers], axis=1).astype(np.int32)
     columns += [pa.array(np.ascontiguousarray(column)) for column in keys.T]
     values = rows[0].values if len(rows) == 1 else np.concatenate([part.values for part in rows])
-    columns += _score_arrays(values, head)
+    skipped = _skipped(rows)
+    columns += _score_arrays(values, head, skipped)
     listed = bool(head.shape) and _is_one_column(head)
     row_bytes = max(1, values.dtype.itemsize * int(np.prod(values.shape[1:])))
     size = max(1, min(ROW_GROUP, GROUP_BYTES // row_bytes))
-    about = schema(head, loop_axes, ndim)
-    ranges = json.dumps(_ranges(rows, size))
-    table = pa.Table.from_arrays(columns, schema=about.with_metadata({**about.metadata, "patchloom.rows": ranges}))
+    about = schema(head, loop_axes, ndim, gaps=skipped is not None)
+    marks = {"patchloom.rows": json.dumps(_ranges(rows, size))}
+    if skipped is not None:
+        marks["patchloom.skipped"] = str(int(skipped.sum()))
+    table = pa.Table.from_arrays(columns, schema=about.with_metadata({**about.metadata, **marks}))
     sink = pa.BufferOutputStream()
     pq.write_table(
         table, sink, row_group_size=size, compression="zstd", compression_level=1, use_dictionary=["image"],
@@ -199,13 +206,15 @@ class PatchFile:
             metadata = self._file.metadata
             self._ranges = key_ranges(metadata.metadata)
             group_rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-            as_written = self._file.schema_arrow.equals(schema(head, loop_axes, ndim))
+            found = self._file.schema_arrow
+            as_written = any(found.equals(schema(head, loop_axes, ndim, gaps=gaps)) for gaps in (False, True))
             if len(self._ranges) != len(group_rows) or not as_written:
                 raise ValueError("its footer is damaged")
         self._ends = list(itertools.accumulate(group_rows))
 
     def row(self, image: str, loops: tuple[int, ...], start: tuple[int, ...], near: int = 0) -> Any | None:
-        """Prediction of one patch: ``(K,)`` or a number of the head's dtype; None where the table has no such row.
+        """Prediction of one patch: ``(K,)`` or a number of the head's dtype; None where the table has no such row, or
+        one of a patch that was skipped.
 
         Parameters
         ----------
@@ -222,7 +231,7 @@ class PatchFile:
                 group = self._group(number)
                 index = group.find(key)
                 if index is not None:
-                    return group.values[index].copy()
+                    return None if group.skipped[index] else group.values[index].copy()
         return None
 
     def rows(self, image: str, loops: tuple[int, ...]) -> UnitRows:
@@ -232,26 +241,29 @@ class PatchFile:
             for number, (first, last) in enumerate(self._ranges):
                 if first[: 1 + len(loops)] <= (image, *loops) <= last[: 1 + len(loops)]:
                     table = self._file.read_row_group(number, use_threads=False)
-                    group = _Group.of(table, self._keys[1:], self._values(table))
+                    group = _Group.of(table, self._keys[1:], self._values(table), self._scores[0])
                     here = group.matches((image, *loops))
-                    parts.append((group.keys[here, len(loops) :], group.values[here]))
+                    parts.append((group.keys[here, len(loops) :], group.values[here], group.skipped[here]))
         ndim = len(self._origin) - len(loops)
-        keys = np.concatenate([np.empty((0, 3 * ndim), np.int64), *(keys for keys, _ in parts)])
-        values = np.concatenate([np.empty((0, *self._head.shape), self._head.dtype), *(values for _, values in parts)])
+        keys = np.concatenate([np.empty((0, 3 * ndim), np.int64), *(part[0] for part in parts)])
+        values = np.concatenate([np.empty((0, *self._head.shape), self._head.dtype), *(part[1] for part in parts)])
+        skipped = np.concatenate([np.empty(0, np.bool_), *(part[2] for part in parts)])
         places, starts, shapes = np.split(keys, 3, axis=1)
-        return UnitRows(image, loops, places, starts, shapes, values)
+        return UnitRows(image, loops, places, starts, shapes, values, skipped if skipped.any() else None)
 
     def _group(self, number: int) -> _Group:
         if self._last is None or self._last[0] != number:
             columns = ["image", *self._origin, *self._scores]
             table = self._file.read_row_group(number, columns=columns, use_threads=False)
-            self._last = number, _Group.of(table, self._origin, self._values(table))
+            self._last = number, _Group.of(table, self._origin, self._values(table), self._scores[0])
         return self._last[1]
 
     def _values(self, table: pa.Table) -> NDArray[Any]:
         columns = [table[name].combine_chunks() for name in self._scores]
         if self._head.shape and _is_one_column(self._head):
-            columns = [columns[0].flatten()]
+            columns = [list_values(columns[0])]
+        nothing = np.zeros((), self._head.dtype)[()]
+        columns = [c.fill_null(pa.scalar(nothing, c.type)) if c.null_count else c for c in columns]
         arrays = [column.to_numpy(zero_copy_only=False) for column in columns]
         values = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
         return values.astype(self._head.dtype, copy=False).reshape(table.num_rows, *self._head.shape)
@@ -288,18 +300,22 @@ class PatchFiles:
 
 @dataclass(frozen=True)
 class _Group:
-    """Decoded rows: names of images with a number a row, the other keys ``(n, k)``, predictions ``(n, …)``."""
+    """Decoded rows: names of images with a number a row, the other keys ``(n, k)``, predictions ``(n, …)``, and whether
+    these mean nothing.
+    """
 
     names: list[str]
     images: NDArray[np.int32]
     keys: NDArray[np.int64]
     values: NDArray[Any]
+    skipped: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, table: pa.Table, columns: Sequence[str], values: NDArray[Any]) -> _Group:
+    def of(cls, table: pa.Table, columns: Sequence[str], values: NDArray[Any], score: str) -> _Group:
         image = table["image"].combine_chunks()
         keys = np.stack([table[name].to_numpy() for name in columns], axis=1)
-        return cls(image.dictionary.to_pylist(), image.indices.to_numpy(), keys.astype(np.int64), values)
+        skipped = table[score].combine_chunks().is_null().to_numpy(zero_copy_only=False)
+        return cls(image.dictionary.to_pylist(), image.indices.to_numpy(), keys.astype(np.int64), values, skipped)
 
     def matches(self, key: tuple[Any, ...]) -> NDArray[np.bool_]:
         """Rows whose keys begin with `key`."""
@@ -335,13 +351,27 @@ def _is_one_column(head: Head) -> bool:
     return not head.shape or not head.classes or (numbered and len(head.classes) > MOST_COLUMNS)
 
 
-def _score_arrays(values: NDArray[Any], head: Head) -> Iterator[Any]:
+def list_values(column: Any) -> Any:
+    """Elements of a column of lists of one size, also of those that are null."""
+    size = column.type.list_size
+    return column.values.slice(column.offset * size, len(column) * size)
+
+
+def _skipped(rows: Sequence[UnitRows]) -> NDArray[np.bool_] | None:
+    if all(part.skipped is None for part in rows):
+        return None
+    return np.concatenate([np.zeros(len(p.values), np.bool_) if p.skipped is None else p.skipped for p in rows])
+
+
+def _score_arrays(values: NDArray[Any], head: Head, skipped: NDArray[np.bool_] | None) -> Iterator[Any]:
     if not _is_one_column(head):
-        yield from (pa.array(np.ascontiguousarray(column)) for column in values.T)
+        yield from (pa.array(np.ascontiguousarray(column), mask=skipped) for column in values.T)
     elif head.shape:
-        yield pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), head.shape[0])
+        numbers = pa.array(np.ascontiguousarray(values).reshape(-1))
+        mask = None if skipped is None else pa.array(skipped)
+        yield pa.FixedSizeListArray.from_arrays(numbers, head.shape[0], mask=mask)
     else:
-        yield pa.array(np.ascontiguousarray(values))
+        yield pa.array(np.ascontiguousarray(values), mask=skipped)
 
 
 def _ranges(rows: Sequence[UnitRows], size: int) -> list[tuple[Key, Key]]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from patchloom.errors import MissingExtraError, QueryError, UsageError
 from patchloom.models.model import Head
 from patchloom.predictions.conditions import check_condition, connection, parse_sort, query_error, quoted
-from patchloom.predictions.patches import Key, damaged, key_columns, key_ranges, schema, score_columns
+from patchloom.predictions.patches import Key, damaged, key_columns, key_ranges, list_values, schema, score_columns
 
 if TYPE_CHECKING:
     import pandas
@@ -30,6 +30,8 @@ __all__ = ["PatchTable"]
 BATCH = 10_000
 SPAN_BYTES = 64 << 20
 """Rows that are sorted at once where rows come in their own order."""
+SKIPPED = "patchloom.skipped"
+"""Column of our own, while rows are chosen: patches that were skipped."""
 PLACE_COLUMNS = ("image", "s", "t", "z", "slab", "row", "col")
 """Columns that rows are ordered by where nothing else is asked for."""
 
@@ -38,7 +40,7 @@ class PatchTable:
     """Rows of a vector head, read when they are asked for; ``image`` first, then place, then the scores.
 
     In `where` and `sort` a score that is not a number counts as missing: ``tumour > 0.9`` does not hold, ``tumour is
-    null`` does, and it is sorted last. In the rows it is NaN.
+    null`` does, and it is sorted last. In the rows it is NaN. Scores of skipped patches are missing in the rows, too.
 
     Parameters
     ----------
@@ -100,7 +102,7 @@ class PatchTable:
         """Columns and types of the rows."""
         found = {name for footer in self._footers for name in footer.loop_columns}
         loops = [name for name in ("s", "t", "z") if name in found]
-        own = schema(self._head, "".join(loops).upper(), self._ndim)
+        own = schema(self._head, "".join(loops).upper(), self._ndim, gaps=self._gaps)
         fields = [pa.field("image", pa.string(), nullable=False)]
         fields += [pa.field(name, pa.int32()) for name in loops]  # images without such an axis have none
         return pa.schema([*fields, *list(own)[len(fields) :]])
@@ -163,6 +165,10 @@ class PatchTable:
     def __repr__(self) -> str:
         return f"<PatchTable {', '.join(self.columns)}>"
 
+    @property
+    def _gaps(self) -> bool:
+        return any(footer.gaps for footer in self._footers)
+
     @cached_property
     def _footers(self) -> list[_Footer]:
         return [_footer(path) for path in self._files]
@@ -191,7 +197,10 @@ class PatchTable:
         """The rows that meet the condition, scores that are no numbers as NULL."""
         floats = [quoted(name) for name in self._floats]
         missing = ", ".join(f"case when isnan({name}) then null else {name} end as {name}" for name in floats)
-        relation = relation.project(f"* replace ({missing})") if missing else relation
+        columns = "*" + (f" replace ({missing})" if missing else "")
+        if self._gaps:
+            columns += f", {quoted(self.score_columns[0])} is null as {quoted(SKIPPED)}"
+        relation = relation.project(columns) if columns != "*" else relation
         if self._where is None:
             return relation
         try:
@@ -213,8 +222,9 @@ class PatchTable:
         for path in self._files:
             try:
                 with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                    loops = "".join(_footer(path).loop_columns).upper()
-                    if not file.schema_arrow.equals(schema(self._head, loops, self._ndim)):
+                    footer = _footer(path)
+                    loops = "".join(footer.loop_columns).upper()
+                    if not file.schema_arrow.equals(schema(self._head, loops, self._ndim, gaps=footer.gaps)):
                         raise pa.ArrowInvalid("its footer is damaged")
                     for _ in file.iter_batches():
                         pass
@@ -257,10 +267,12 @@ class PatchTable:
 
     def _as_stored(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         columns = []
+        skipped = batch.column(SKIPPED) if self._gaps else None
         for field in self.schema:
             column = batch.column(field.name)
             if field.name in self._floats:
-                column = pc.fill_null(column, pa.scalar(np.nan, column.type))
+                numbers = pc.fill_null(column, pa.scalar(np.nan, column.type))
+                column = numbers if skipped is None else pc.if_else(skipped, column, numbers)
             columns.append(_cast(column, field.type))
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
@@ -279,6 +291,7 @@ class _Footer:
     rows: int
     loop_columns: tuple[str, ...]
     ends: tuple[Key, Key] | None
+    gaps: bool
 
     @property
     def first(self) -> Key:
@@ -310,7 +323,8 @@ def _read_footer(path: Path, *version: int) -> _Footer:
         raise ValueError("its footer is damaged")
     first_place = min(names.index(name) for name in ("slab", "row") if name in names)
     ends = (min(first for first, _ in ranges), max(last for _, last in ranges)) if ranges else None
-    return _Footer(path, metadata.num_rows, tuple(names[1:first_place]), ends)
+    gaps = b"patchloom.skipped" in metadata.metadata
+    return _Footer(path, metadata.num_rows, tuple(names[1:first_place]), ends, gaps)
 
 
 def _text(value: str) -> str:
@@ -330,7 +344,8 @@ def _cast(column: Any, kind: Any) -> Any:
     if column.type == kind:
         return column
     if pa.types.is_fixed_size_list(kind):
-        return pa.FixedSizeListArray.from_arrays(_cast(column.flatten(), kind.value_type), kind.list_size)
+        numbers = _cast(list_values(column), kind.value_type)
+        return pa.FixedSizeListArray.from_arrays(numbers, kind.list_size, mask=column.is_null())
     return column.cast(kind)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import os
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from patchloom.errors import UnreadableImageError
 from patchloom.geometry.region import Region
 
-__all__ = ["Decode", "File", "Level"]
+__all__ = ["Decode", "File", "Level", "MemoryFile"]
 
 Pixels = NDArray[Any]
 Decode = Callable[[bytes, int, int], Pixels]
@@ -37,6 +38,10 @@ class File:
     def size(self) -> int:
         """Bytes in the file."""
         return os.fstat(self._number).st_size
+
+    def headers(self) -> Any:
+        """What tifffile reads the headers from."""
+        return self.path
 
     def read(self, offset: int, count: int) -> bytes:
         """Read `count` bytes at `offset`.
@@ -82,6 +87,30 @@ class File:
     def __del__(self) -> None:
         if getattr(self, "_number", -1) >= 0:
             self.close()
+
+
+class MemoryFile(File):
+    """A file whose bytes are in memory already."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self.path, self._data, self._number = path, data, 0
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return len(self._data)
+
+    def headers(self) -> Any:
+        """See `File.headers`."""
+        return io.BytesIO(self._data)
+
+    def _read(self, number: int, offset: int, count: int) -> bytes:
+        return self._data[offset : offset + count]
+
+    def close(self) -> None:
+        """Forget the bytes."""
+        self._number, self._data = -1, b""
 
 
 @dataclass(frozen=True)

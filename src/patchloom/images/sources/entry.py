@@ -12,7 +12,7 @@ from patchloom.errors import SourceError
 from patchloom.images.image import Image
 from patchloom.images.registry import open_image
 
-__all__ = ["Entry", "Source", "file_entry", "image_name", "is_zarr"]
+__all__ = ["Entry", "OpenFile", "Source", "file_entry", "image_name", "is_zarr"]
 
 ZARR_MARKERS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
@@ -26,7 +26,7 @@ class Entry:
     name
         Plain relative path with ``/``, never with ``..``; unique in its source.
     open
-        Opens the image; raises what `open_image` raises.
+        Opens the image; raises what `open_image` raises. Sources of ours give what can be pickled.
     identity
         Changes when the image changes: ``size:mtime_ns`` of a file (of the metadata of a Zarr folder), shape, type and
         checksum of an array in memory, ``missing`` where there is no file.
@@ -35,6 +35,26 @@ class Entry:
     name: str
     open: Callable[[], Image]
     identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """Opens a file or Zarr folder, also in another process.
+
+    Parameters
+    ----------
+    path
+        Absolute path; if nothing is there, opening says so.
+    axes
+        Names that the user gives.
+    """
+
+    path: str
+    axes: str | None = None
+
+    def __call__(self) -> Image:
+        """Open it; see `open_image`."""
+        return open_image(self.path, axes=self.axes)
 
 
 @runtime_checkable
@@ -87,14 +107,12 @@ def file_entry(name: str, path: Path, axes: str | None, found: os.stat_result | 
     ----------
     name
         Made plain by `image_name`.
-    path
-        Absolute path; if nothing is there, opening the entry says so.
-    axes
-        Names that the user gives.
+    path, axes
+        As for `OpenFile`.
     found
         Of the file, where it is known already.
     """
-    return Entry(image_name(name), lambda: open_image(path, axes=axes), _identity(path, found))
+    return Entry(image_name(name), OpenFile(str(path), axes), _identity(path, found))
 
 
 def _identity(path: Path, found: os.stat_result | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy as np
 
 from patchloom.errors import SourceError
 from patchloom.images.array import ArrayImage
-from patchloom.images.image import Image
 from patchloom.images.sources.entry import Entry, file_entry, image_name, is_zarr
 
 __all__ = ["FileSource", "ListSource", "MappingSource"]
@@ -72,8 +71,9 @@ class ListSource:
             if path in seen:
                 raise SourceError(f"{path}: is in the list twice", "give each image once")
             if os.path.isdir(path) and not is_zarr(Path(path)):
-                raise SourceError(f"{path}: is a folder in a list of images",
-                                  "give a folder alone, or a pattern, or files")
+                raise SourceError(
+                    f"{path}: is a folder in a list of images", "give a folder alone, or a pattern, or files"
+                )
             seen.add(path)
 
     @cached_property
@@ -105,38 +105,32 @@ class MappingSource:
     """
 
     def __init__(self, images: Mapping[Any, Any], axes: str | None = None) -> None:
-        self._images = images
-        self._axes = axes
+        self.images = images
+        self.axes = axes
 
     def __iter__(self) -> Iterator[Entry]:
         """Enumerate; see `Source`."""
-        if not self._images:
+        if not self.images:
             raise SourceError("the mapping of images is empty", "give at least one image")
         seen: set[str] = set()
-        for key, value in self._images.items():
+        for key, value in self.images.items():
             name = image_name(str(key))
             if name in seen:
                 raise SourceError(f"two images are called {name!r}", "give each a name of its own")
             seen.add(name)
             if isinstance(value, (str, os.PathLike)):
-                yield file_entry(name, Path(os.path.abspath(os.fsdecode(value))), self._axes)
+                yield file_entry(name, Path(os.path.abspath(os.fsdecode(value))), self.axes)
             else:
-                yield self._array_entry(name, value)
-
-    def _array_entry(self, name: str, array: Any) -> Entry:
-        def opened() -> Image:
-            return ArrayImage(array, self._axes, name)
-
-        return Entry(name, opened, _array_identity(array))
+                yield Entry(name, partial(ArrayImage, value, self.axes, name), _array_identity(value))
 
     def spec(self) -> Mapping[str, Any] | None:
         """Names and absolute paths; None where there are arrays. See `Source.spec`."""
         paths = {}
-        for key, value in self._images.items():
+        for key, value in self.images.items():
             if not isinstance(value, (str, os.PathLike)):
                 return None
             paths[str(key)] = os.path.abspath(os.fsdecode(value))
-        return {"kind": "mapping", "images": paths, "axes": self._axes}
+        return {"kind": "mapping", "images": paths, "axes": self.axes}
 
 
 def _array_identity(array: Any) -> str:

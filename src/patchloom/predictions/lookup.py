@@ -1,0 +1,299 @@
+"""Predictions of one image as a mapping, read on demand."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import NotPredictedError, RunDamagedError, UsageError
+from patchloom.geometry.axes import spatial_axes
+from patchloom.geometry.grid import Grid
+from patchloom.geometry.region import Region
+from patchloom.models.model import Head
+from patchloom.predictions.index import ImageRow, Index, Part
+from patchloom.predictions.layout import PlaneInfo, RunLayout, indices
+from patchloom.predictions.skipped import unpack
+
+if TYPE_CHECKING:
+    from patchloom.predictions.maps import StitchedMap
+    from patchloom.predictions.patches import PatchFile, PatchFiles
+
+__all__ = ["ImagePredictions", "Lookup", "Prediction"]
+
+Key = tuple[int, ...]
+Prediction = Any
+SPATIAL_WORDS = {"Z": ("slab", "depth"), "Y": ("row", "height"), "X": ("col", "width")}
+
+
+class Lookup:
+    """Where a run's predictions are read from: its index, and the tables and maps that are open.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    layout, index
+        Of the run.
+    """
+
+    def __init__(self, folder: Path, layout: RunLayout, index: Index) -> None:
+        self._folder, self.layout, self.index = folder, layout, index
+
+    def table(self, head: Head, unit: str, loop_axes: str) -> PatchFile:
+        """Table of one unit; some are kept open."""
+        return self._tables.open(self._folder / self.layout.table_name(head, unit), head, loop_axes, self.layout.ndim)
+
+    def open_map(self, path: str) -> Any:
+        """Zarr array by its path relative to the run; some are kept open."""
+        return self._open_map(path)
+
+    @cached_property
+    def _tables(self) -> PatchFiles:
+        from patchloom.predictions.patches import PatchFiles
+
+        return PatchFiles()
+
+    @cached_property
+    def _open_map(self) -> Callable[[str], Any]:
+        import zarr
+
+        @lru_cache(maxsize=64)
+        def opened(path: str) -> Any:
+            try:
+                return zarr.open_array(self._folder / path, mode="r")
+            except Exception as error:
+                raise RunDamagedError(
+                    f"{self._folder / path} cannot be read: {error}", "run `patchloom verify`"
+                ) from error
+
+        return opened
+
+
+class ImagePredictions(Mapping[Key, Prediction]):
+    """Mapping from patch origins to predictions: NumPy arrays, or dicts of them where there are several heads.
+
+    A dense head gives the patch's part of the stitched map, ``(C, [Z,] Y, X)`` clipped to the image; a vector head
+    gives ``(K,)`` or a number. Patches that were skipped are not in it.
+    """
+
+    def __init__(self, lookup: Lookup, row: ImageRow) -> None:
+        self._lookup, self.image, self.state = lookup, row.name, row.state
+        assert row.info is not None
+        self.info = PlaneInfo.from_json(row.info)
+        self._patches_done, self._patches_skipped = row.patches_done, row.patches_skipped
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Where patches are on each plane."""
+        return self._lookup.layout.grid(self.info.plane)
+
+    @property
+    def crs(self) -> str:
+        """Coordinate reference system, or empty."""
+        return self.info.crs
+
+    @property
+    def origin(self) -> tuple[float, float] | None:
+        """Coordinates (x, y) of the upper left corner in `crs`."""
+        return self.info.origin
+
+    @property
+    def key_axes(self) -> str:
+        """Axes that keys are positions on, such as ``YX`` or ``TYX``."""
+        return self.info.loop_axes + spatial_axes(len(self.info.plane))
+
+    def __getitem__(self, key: Key) -> Prediction:
+        loops, start = self._split(key)
+        place = None if loops is None else self.grid.index_of(start)
+        parts = self._parts_of(loops, start) if place is not None else None
+        if self._patches_skipped and self.is_skipped(key):
+            by = self._lookup.layout.config.skip or "a function"
+            raise NotPredictedError(
+                f"the patch of {self.image!r} at {tuple(key)} was skipped by {by}", "`run[image].skipped()` names all"
+            )
+        if loops is None or parts is None:
+            raise NotPredictedError(
+                f"no patch of {self.image!r} starts at {tuple(key)}", "`run[image].grid` says where patches start"
+            )
+        values = {head.name: self._read(head, loops, start, parts) for head in self._lookup.layout.heads}
+        return next(iter(values.values())) if len(values) == 1 else values
+
+    def __iter__(self) -> Iterator[Key]:
+        done = self.state == "done"
+        for loops, start, skipped in self._places():
+            if not skipped and (done or self._parts_of(loops, start) is not None):
+                yield (*loops, *start)
+
+    def __len__(self) -> int:
+        if self.state != "done":
+            return sum(1 for _ in self)
+        return len(self.grid) * self.info.planes - self._patches_skipped
+
+    def __repr__(self) -> str:
+        skipped = f", {self._patches_skipped} skipped" if self._patches_skipped else ""
+        return f"<ImagePredictions {self.image!r}: {self.state}, {self._patches_done} patches{skipped}>"
+
+    def skipped(self) -> Iterator[Key]:
+        """Origins of the patches that were not worth predicting."""
+        if self._patches_skipped:
+            yield from ((*loops, *start) for loops, start, skipped in self._places() if skipped)
+
+    def is_skipped(self, key: Key) -> bool:
+        """Whether a patch that starts at `key` was skipped."""
+        loops, start = self._split(key)
+        index = None if loops is None or not self._patches_skipped else self.grid.index_of(start)
+        if loops is None or index is None:
+            return False
+        row, *across = self.grid.place_of(index)
+        return bool(self._skipped_in(loops, row)[tuple(across)])
+
+    def at(self, *pixel: int) -> dict[Key, Prediction]:
+        """Predictions of the patches that cover a pixel, by their origins."""
+        loops, point = self._split(pixel)
+        if loops is None or any(not 0 <= p < n for p, n in zip(point, self.info.plane, strict=True)):
+            return {}
+        near = self.grid.covering(Region(point, (1,) * len(point)))
+        keys = ((*loops, *self.grid.start(place)) for place in itertools.product(*near))
+        found = ((key, self.get(key)) for key in keys)
+        return {key: prediction for key, prediction in found if prediction is not None}
+
+    def describe(self, key: Key) -> dict[str, int]:
+        """Place and size of the patch that starts at `key`: row, col, y, x, height, width (and slab, z, depth).
+
+        Raises
+        ------
+        NotPredictedError
+            If no patch starts there.
+        """
+        loops, start = self._split(key)
+        index = None if loops is None else self.grid.index_of(start)
+        if loops is None or index is None:
+            raise NotPredictedError(f"no patch of {self.image!r} starts at {tuple(key)}", "")
+        axes = spatial_axes(len(start))
+        sizes = [min(p, n - a) for p, n, a in zip(self.grid.patch, self.info.plane, start, strict=True)]
+        loop_values = {axis.lower(): i for axis, i in zip(self.info.loop_axes, loops, strict=True)}
+        place = self.grid.place_of(index)
+        return (
+            loop_values
+            | {axis.lower(): a for axis, a in zip(axes, start, strict=True)}
+            | {SPATIAL_WORDS[axis][1]: n for axis, n in zip(axes, sizes, strict=True)}
+            | {SPATIAL_WORDS[axis][0]: i for axis, i in zip(axes, place, strict=True)}
+        )
+
+    def nearest(self, key: Key) -> Key | None:
+        """Origin of the patch that starts nearest to `key`, for messages."""
+        loops, start = self._split(key)
+        if loops is None or not len(self.grid):
+            return None
+        axes = self.grid.axes
+        place = [
+            min(
+                range(max(0, a // axis.stride - 1), min(axis.count, a // axis.stride + 2)) or [axis.count - 1],
+                key=lambda i, axis=axis, a=a: abs(axis.start(i) - a),
+            )
+            for axis, a in zip(axes, start, strict=True)
+        ]
+        return (*loops, *self.grid.start(place))
+
+    def stitched(self, head: str | None = None, level: int = 0) -> StitchedMap:
+        """Lazy array of the whole image; slicing reads only what it needs.
+
+        Parameters
+        ----------
+        head
+            Which dense head; the first one may be left out.
+        level
+            Of the pyramid; each halves Y and X.
+
+        Raises
+        ------
+        UsageError
+            If there is no such head or level.
+        """
+        from patchloom.predictions.maps import StitchedMap
+
+        chosen = self._dense_head(head)
+        layout = self._lookup.layout.map(chosen, self.image, self.info)
+        if not 0 <= level < len(layout.levels):
+            raise UsageError(f"level {level} does not exist", f"{self.image} has levels 0 to {len(layout.levels) - 1}")
+        array = self._lookup.open_map(f"{self._lookup.layout.map_name(chosen, self.image)}/{level}")
+        spacing = {axis: size * (2**level if axis in "YX" else 1) for axis, size in layout.spacing.items()}
+        return StitchedMap(array, layout.axes, spacing, layout.nodata, chosen.classes, self.image)
+
+    def _dense_head(self, name: str | None) -> Head:
+        maps = self._lookup.layout.dense_heads
+        if not maps:
+            raise UsageError("the run has no maps: its heads are tables", "see run.patches(), `patchloom query`")
+        head = maps[0] if name is None else self._lookup.layout.head(name)
+        if head.kind != "dense":
+            raise UsageError(f"head {name!r} is a table", f"maps: {', '.join(head.name for head in maps)}")
+        return head
+
+    def _split(self, key: Sequence[int] | EllipsisType) -> tuple[Key | None, Key]:
+        """Loop indices and origin; None for the former where the key does not fit this image."""
+        count = len(self.info.loop_axes)
+        if not isinstance(key, Sequence) or len(key) != count + len(self.info.plane):
+            return None, ()
+        loops, start = tuple(int(k) for k in key[:count]), tuple(int(k) for k in key[count:])
+        inside = all(0 <= i < n for i, n in zip(loops, self.info.loop_shape, strict=True))
+        return (loops if inside else None), start
+
+    def _places(self) -> Iterator[tuple[Key, Key, bool]]:
+        """All patches in order: loop indices, origin, and whether it is known to be skipped."""
+        grid = self.grid
+        for loops in indices(self.info.loop_shape):
+            for row in range(grid.counts[0]):
+                skipped = self._skipped_in(loops, row) if self._patches_skipped else None
+                for across in itertools.product(*map(range, grid.counts[1:])):
+                    yield loops, grid.start((row, *across)), bool(skipped is not None and skipped[across])
+
+    def _skipped_in(self, loops: Key, row: int) -> NDArray[np.bool_]:
+        """For a row of the grid, which of its patches were skipped: of the shape of the grid but for its first axis."""
+        grid, plane = self.grid, self.info.plane
+        marks = np.zeros(grid.counts[1:], np.bool_)
+        line = Region((grid.axes[0].start(row), *(0 for _ in plane[1:])), (1, *plane[1:]))
+        for part in self._lookup.index.parts(self.image, loops, line):
+            if part.skipped is not None:
+                rows, *across = grid.starting_in(part.region)
+                found = unpack(part.skipped, part.patches).reshape(len(rows), *map(len, across))
+                marks[tuple(slice(a.start, a.stop) for a in across)] = found[row - rows.start]
+        return marks
+
+    def _parts_of(self, loops: Key | None, start: Key) -> list[Part] | None:
+        """Committed parts that hold a patch, None where any of it is missing."""
+        assert loops is not None
+        layout = self._lookup.layout
+        whole = Region.whole(self.info.plane)
+        footprint = Region(start, self.grid.patch).intersect(whole)
+        needed = footprint if layout.dense_heads else Region(start, (1,) * len(start))
+        parts = self._lookup.index.parts(self.image, loops, needed)
+        if self.state == "done":
+            return parts
+        covered = sum(part.region.intersect(needed).size for part in parts)
+        return parts if covered == needed.size else None
+
+    def _read(self, head: Head, loops: Key, start: Key, parts: Sequence[Part]) -> Prediction:
+        if head.kind == "vector":
+            origin = Region(start, (1,) * len(start))
+            part = next((part for part in parts if part.region.intersect(origin).size), None)
+            if part is None:
+                raise RunDamagedError(f"the journal has lost predictions of {self.image}", "run `patchloom verify`")
+            table = self._lookup.table(head, part.unit, self.info.loop_axes)
+            return table.row(self.image, loops, start, part.offset)
+        stitched = self.stitched(head.name)
+        whole = Region.whole(self.info.plane)
+        area = self._lookup.layout.map_region(head, self.info.plane, Region(start, self.grid.patch).intersect(whole))
+        return stitched[self._index_of(stitched.axes, loops, area)]
+
+    def _index_of(self, axes: str, loops: Key, area: Region) -> tuple[int | slice, ...]:
+        """Index of an area of one plane in an array with `axes`."""
+        by_axis: dict[str, int | slice] = dict(zip(self.info.loop_axes, loops, strict=True))
+        by_axis |= dict(zip(spatial_axes(len(area.shape)), area.slices, strict=True))
+        return tuple(by_axis.get(axis, slice(None)) for axis in axes)
