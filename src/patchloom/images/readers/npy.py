@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from patchloom.errors import ImageMismatchError, UnreadableImageError
 from patchloom.geometry.region import Region
-from patchloom.images.array import ArrayImage, check_dtype
-from patchloom.images.encoded import Encoded
+from patchloom.images.array import check_dtype
 from patchloom.images.guess import axes_or_guess, blocks
-from patchloom.images.image import Image, ImageInfo
+from patchloom.images.image import ImageInfo
 from patchloom.images.limits import check_chunks
 
 __all__ = ["NpyImage", "NpyReader"]
@@ -33,7 +32,7 @@ class NpyReader:
         """Whether the file begins as NumPy's do."""
         return head.startswith(b"\x93NUMPY")
 
-    def open(self, path: Path, *, axes: str | None = None) -> Image:
+    def open(self, path: Path, *, axes: str | None = None) -> NpyImage:
         """Read the header; see `Reader.open`."""
         try:
             with path.open("rb") as file:
@@ -53,9 +52,6 @@ class NpyReader:
             raise UnreadableImageError(f"{path}: truncated: it should have {needed} bytes and has {size}",
                                        "copy the file again from where it came from")
         info = check_chunks(path, ImageInfo(letters, (tuple(shape),), dtype, (blocks(letters, shape),)))
-        if isinstance(path, Encoded):
-            held = np.ndarray(shape, stored, path.data, offset, order="F" if fortran else "C")
-            return ArrayImage(held, letters, str(path))
         return NpyImage(path, info, stored, offset, "F" if fortran else "C")
 
 

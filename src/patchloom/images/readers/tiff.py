@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 
 from patchloom.errors import ImageError, UnreadableImageError
 from patchloom.geometry.region import Region
-from patchloom.images.encoded import Encoded
 from patchloom.images.image import ImageInfo
 from patchloom.images.limits import check_chunks
-from patchloom.images.readers.tiff_segments import File, Level, MemoryFile
+from patchloom.images.readers.tiff_segments import File, Level
 
 __all__ = ["TiffImage", "TiffReader"]
 
@@ -49,7 +48,7 @@ class TiffReader:
     def open(self, path: Path, *, axes: str | None = None) -> TiffImage:
         """Read the headers; see `Reader.open`."""
         try:
-            file = MemoryFile(path, path.data) if isinstance(path, Encoded) else File(path)
+            file = File(path)
         except OSError as error:
             raise UnreadableImageError(f"{path}: cannot be opened: {error.strerror}") from error
         try:
@@ -88,7 +87,7 @@ def _headers(path: Path, file: File, axes: str | None) -> tuple[ImageInfo, tuple
 
     try:
         # Names of other files in OME metadata are not followed: this file is what was asked for.
-        with tifffile.TiffFile(file.headers(), _multifile=False) as tif:
+        with tifffile.TiffFile(path, _multifile=False) as tif:
             if len(tif.pages):
                 check_announced(file, tif.pages.first.description)
             layout = lay_out(tif, file, axes)
