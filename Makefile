@@ -14,7 +14,7 @@ demo: .venv/patchloom.stamp
 
 # What CI runs. TensorFlow has a process of its own.
 test: .venv/test.stamp check
-	PATCHLOOM_REQUIRE_TENSORFLOW=1 $(BIN)/python -m pytest tests/keras
+	PATCHLOOM_REQUIRE_TENSORFLOW=1 $(BIN)/python -m pytest -n $(WORKERS) tests/keras
 	$(BIN)/python -m pytest -n $(WORKERS) --ignore tests/keras
 
 test-slow: .venv/test.stamp

@@ -14,6 +14,7 @@ ROOT = Path(patchloom.__file__).parent
 LAYERS = (
     ("errors", "events"),
     ("geometry", "references"),
+    ("parsing",),
     ("config",),
     ("images", "models"),
     ("predictions",),

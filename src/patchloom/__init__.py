@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from patchloom.geometry.region import Region
     from patchloom.images.image import Image, ImageInfo
     from patchloom.images.source import Source
+    from patchloom.images.sources.mongo import MongoSource
+    from patchloom.images.sources.sql import SQLSource
     from patchloom.models.model import Head, Model
 
 _HOMES = {
@@ -26,10 +28,12 @@ _HOMES = {
     "ImageInfo": "images.image",
     "Interrupted": "errors",
     "Model": "models.model",
+    "MongoSource": "images.sources.mongo",
     "PatchloomError": "errors",
     "Plan": "engine.plan",
     "Region": "geometry.region",
     "Run": "api",
+    "SQLSource": "images.sources.sql",
     "Source": "images.source",
     "open": "api",
     "plan": "api",
@@ -44,10 +48,12 @@ __all__ = [
     "ImageInfo",
     "Interrupted",
     "Model",
+    "MongoSource",
     "PatchloomError",
     "Plan",
     "Region",
     "Run",
+    "SQLSource",
     "Source",
     "open",
     "plan",

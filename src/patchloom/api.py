@@ -7,16 +7,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from patchloom.config import Config
 from patchloom.engine.local import execute
 from patchloom.engine.plan import Plan, machine_threads
 from patchloom.engine.prepare import Ready, load, number_of_axes, prepare, resolved
 from patchloom.engine.survey import Survey, survey
-from patchloom.errors import Interrupted, OutputError, RunNotFoundError, UsageError
+from patchloom.errors import ConfigMismatchError, Interrupted, OutputError, RunNotFoundError, UsageError
 from patchloom.events import Callback, Event, RunFinished, RunStarted, Warned
-from patchloom.images.source import Source, as_source, from_spec
+from patchloom.images.source import DATABASE, Entry, Source, as_source, from_spec
 from patchloom.models.identity import live_identity
 from patchloom.models.model import Head, Model
 from patchloom.predictions.files import output_error
@@ -25,7 +25,12 @@ from patchloom.predictions.index import Index
 from patchloom.predictions.journal import Journal, check_logs, compact, sweep_partial
 from patchloom.predictions.layout import RunLayout
 from patchloom.predictions.lock import GUARD, Lock
+from patchloom.predictions.stores.store import PredictionStore, StoredRun, open_store
+from patchloom.predictions.stores.url import without_password
 from patchloom.run import Run
+
+if TYPE_CHECKING:
+    from patchloom.predictions.write_back import WriteBack
 
 __all__ = ["Run", "open", "plan", "predict"]
 
@@ -51,11 +56,11 @@ def predict(
     Parameters
     ----------
     source
-        Path of an image or a folder, a glob, a list of paths, a manifest (``.csv``, ``.parquet``), a mapping of names
-        to arrays, or a `Source`.
+        Path of an image or a folder, a glob, a list of paths, a manifest (``.csv``, ``.parquet``), the URL of a
+        database, a `SQLSource` or `MongoSource`, a mapping of names to arrays, or a `Source`.
     model
         Path (``.onnx``, ``.pt``, ``.pt2``, …), ``"package.module:function"``, a ``torch.nn.Module``, or any callable
-        from a batch ``(N, C, [Z,] Y, X)`` to predictions.
+        from a batch ``(N, C, [Z,] Y, X)`` to predictions; or a list of these, which predict as one (`ensemble`).
     out
         Folder of the run; made where it does not exist.
     overwrite
@@ -86,7 +91,7 @@ def predict(
     (8, 114.5)
     """
     config = _config(config, options)
-    return _Session(Path(out), as_source(source, axes=config.axes), model, config, callbacks).run(overwrite=overwrite)
+    return _Session(Path(out), _sourced(source, config), model, config, callbacks).run(overwrite=overwrite)
 
 
 def plan(
@@ -106,12 +111,20 @@ def plan(
         As `predict` does.
     """
     config = _config(config, options)
-    session = _Session(Path(out or "."), as_source(source, axes=config.axes), model, config, ())
+    session = _Session(Path(out or "."), _sourced(source, config), model, config, ())
     return session.plan(existing=out is not None and not overwrite)
 
 
-def open(path: str | Path) -> Run:
+def open(path: str | Path, *, store: str | None = None) -> Run:
     """Open an existing run, read-only unless it is resumed.
+
+    Parameters
+    ----------
+    path
+        Its folder.
+    store
+        URL of the store to read from: that of the run once more, with its password (which the run does not keep; the
+        environment variable ``PATCHLOOM_STORE`` can give it, too), or one that the run was copied to.
 
     Raises
     ------
@@ -120,7 +133,7 @@ def open(path: str | Path) -> Run:
     RunDamagedError
         If its description is damaged.
     """
-    return Run(Path(path), _resume)
+    return Run(Path(path), _resume, store)
 
 
 def _config(config: Config | None, options: dict[str, Any]) -> Config:
@@ -128,6 +141,10 @@ def _config(config: Config | None, options: dict[str, Any]) -> Config:
     if unknown:
         raise UsageError(f"unknown option {min(unknown)!r}", f"options are {', '.join(Config.__dataclass_fields__)}")
     return (config or Config()).replace(**options) if options else config or Config()
+
+
+def _sourced(source: Any, config: Config) -> Source:
+    return as_source(source, axes=config.axes, **{name: getattr(config, name) for name in DATABASE})
 
 
 def _resume(run: Run, model: Any, source: Any, callbacks: Sequence[Callback], options: dict[str, Any]) -> Run:
@@ -144,7 +161,7 @@ def _resume(run: Run, model: Any, source: Any, callbacks: Sequence[Callback], op
         if document.source is None:
             raise UsageError("the run was made from arrays, which have to be given again", "run.resume(source=…)")
         source = from_spec(document.source)
-    found = as_source(source, axes=document.config.axes)
+    found = _sourced(source, document.config)
     config = document.config.replace(**{name: value for name, value in options.items() if value is not None})
     return _Session(run.path, found, model, config, callbacks).run(must_exist=True)
 
@@ -154,9 +171,10 @@ class _Session:
 
     def __init__(self, folder: Path, source: Source, model: Any, config: Config, callbacks: Sequence[Callback]) -> None:
         self._folder, self._source, self._callbacks = folder, source, callbacks
-        self._spec = model if isinstance(model, str) else str(model) if isinstance(model, Path) else None
-        if isinstance(self._spec, str) and Path(self._spec).exists():
-            self._spec = str(Path(self._spec).resolve())
+        self._spec = _spec(model)
+        self._store_url = config.store
+        if config.store is not None:
+            config = config.replace(store=without_password(config.store))  # nothing else gets to know the password
         self._asked = config
         self._model: Model = load(model, config, machine_threads(config))
         self._config = resolved(config, self._model)
@@ -176,12 +194,13 @@ class _Session:
             raise RunNotFoundError(f"there is no run in {self._folder}", "`patchloom predict` makes one")
         with self._locked_folder() as lock:
             if overwrite:
+                self._discard_stored()
                 _discard(self._folder)
             document = RunDocument.read(self._folder) if (self._folder / "run.json").exists() else None
             if document is None:
                 _discard(self._folder)  # what a session left that ended before its first patch
             finished = self._locked(lock, document)
-        run = Run(self._folder, _resume)
+        run = Run(self._folder, _resume, self._store_url)
         if finished.stopped:
             raise Interrupted("stopped cleanly", f"resume with: patchloom resume {self._folder}")
         if finished.failed:
@@ -199,26 +218,80 @@ class _Session:
                 self._check(document, index)
             _sweep_tables(self._folder, index)
             journal = Journal(self._folder / "journal")
+            store = None
             try:
-                found = self._survey(lambda names: _list(journal, index, names))
+                done = _done(index) if document is not None else lambda entry: False
+                found = self._survey(lambda names: _list(journal, index, names), done)
                 ready = self._prepare(found, document)
+                written = document or self._document(ready)
+                store = self._store(written, ready.layout)
+                also = self._write_back(ready.layout, found)
                 if document is None:
-                    self._document(ready).write(self._folder)
+                    written.write(self._folder)
                 index.refresh()
                 started = self._started(index, found, resumed=document is not None)
                 for hint in ready.hints:
                     self._emit(Warned(hint))
-                return execute(ready, lambda: iter(self._source), index, journal, lock, self._emit, started)
+                entries = self._source.__iter__
+                return execute(ready, entries, index, journal, lock, self._emit, started, store, also)
             finally:
+                if store is not None:
+                    store.close()
                 journal.close()
         finally:
             index.close()
 
+    def _store(self, document: RunDocument, layout: RunLayout) -> PredictionStore | None:
+        """Where predictions of vector heads go; None: into the run's folder."""
+        kept = document.config.store
+        if kept is None:
+            return None
+        if not layout.vector_heads:
+            self._emit(Warned("the model gives maps only, which stay in the run's folder: the store gets nothing"))
+            return None
+        return open_store(self._store_url or kept, StoredRun(document.id, layout.vector_heads, layout.ndim))
+
+    def _write_back(self, layout: RunLayout, found: Survey) -> WriteBack | None:
+        """The table of the source's database that gets the predictions, too."""
+        name = self._config.write_back
+        if name is None:
+            return None
+        if (self._source.spec() or {}).get("kind") != "sql":
+            raise UsageError("write_back: the source is no SQL database", "leave out --write-back, or choose a --store")
+        from patchloom.images.sources.sql import SQLSource
+        from patchloom.predictions.write_back import WriteBack
+
+        assert isinstance(self._source, SQLSource)
+        one_patch = all(size.planes == 1 and len(layout.grid(size.plane)) == 1 for size in found.sizes)
+        return WriteBack(self._source, name, layout.heads, layout.ndim, one_patch=one_patch, folder=layout.folder)
+
+    def _discard_stored(self) -> None:
+        """Remove what a run that is going to be discarded has in a store."""
+        if not (self._folder / "run.json").exists():
+            return
+        document = RunDocument.read(self._folder)
+        kept, layout = document.config.store, document.layout(self._folder)
+        if kept is None or not layout.vector_heads:
+            return
+        same = self._store_url is not None and without_password(self._store_url) == kept
+        url = self._store_url if same and self._store_url else kept
+        store = open_store(url, StoredRun(document.id, layout.vector_heads, layout.ndim))
+        try:
+            store.delete()
+        finally:
+            store.close()
+
     def _check(self, document: RunDocument, index: Index) -> None:
+        if self._config.store not in (None, document.config.store):
+            raise ConfigMismatchError(
+                f"run lives in {document.config.store or 'its folder'}, not in {self._config.store}",
+                "leave out --store, or `patchloom copy` the run afterwards; --overwrite discards it")
         document.check_same(self._config, self._identity, index.counts()["done"])
 
-    def _survey(self, seen: Callable[[list[str]], None]) -> Survey:
-        return survey(self._source, self._config, number_of_axes(self._config, self._model), seen)
+    def _survey(
+        self, seen: Callable[[list[str]], None], done: Callable[[Entry], bool] = lambda entry: False
+    ) -> Survey:
+        return survey(self._source, self._config, number_of_axes(self._config, self._model), seen, done)
 
     def _prepare(self, found: Survey, document: RunDocument | None) -> Ready:
         def layout_of(config: Config, ndim: int, heads: tuple[Head, ...], width: int | None) -> RunLayout:
@@ -239,6 +312,7 @@ class _Session:
             ready.image_dtype.name,
             live_identity(self._config.preprocess),
             live_identity(self._config.skip),
+            ready.layout.whole,
         )
 
     def _started(self, index: Index, found: Survey, *, resumed: bool) -> RunStarted:
@@ -277,6 +351,16 @@ class _Session:
                     folder.rmdir()
 
 
+def _spec(model: Any) -> str | list[str] | None:
+    """What a model, or each model of an ensemble, is loaded from again; None where that is not possible."""
+    if isinstance(model, (list, tuple)):
+        specs = [_spec(one) for one in model]
+        return [spec for spec in specs if isinstance(spec, str)] if None not in specs else None
+    if not isinstance(model, (str, Path)):
+        return None
+    return str(Path(model).resolve()) if Path(model).exists() else str(model)
+
+
 def _check_ours(folder: Path) -> None:
     """Raise OutputError where a folder holds anything that no run left there."""
     if not folder.exists():
@@ -290,6 +374,14 @@ def _check_ours(folder: Path) -> None:
     begun = "run.json" in names or GUARD in names
     if names - OURS or (names and not begun):
         raise OutputError(f"{folder} holds other files and is no run", "choose another -o")
+
+
+def _done(index: Index) -> Callable[[Entry], bool]:
+    def done(entry: Entry) -> bool:
+        row = index.image(entry.name)
+        return row is not None and row.state == "done" and row.identity == entry.identity
+
+    return done
 
 
 def _list(journal: Journal, index: Index, names: list[str]) -> None:

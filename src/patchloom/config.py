@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,163 +12,35 @@ from typing import Any, Literal, get_args
 import tomli_w
 
 from patchloom.errors import UsageError
-from patchloom.geometry.axes import check_axes
 from patchloom.geometry.blend import Blend
 from patchloom.geometry.grid import Edge
+from patchloom.parsing import (
+    Whole,
+    at_least,
+    auto_or_count,
+    axes_letters,
+    channel_list,
+    filter_text,
+    finite,
+    integer,
+    memory_size,
+    number,
+    numbers,
+    one_of,
+    patch_size,
+    plane_size,
+    reductions,
+    unique_names,
+    yes_or_no,
+)
 
 __all__ = ["CHANGES_PREDICTIONS", "LIVE", "OPTIONS", "Config", "Option", "Pad", "read_toml", "write_toml"]
 
 Pad = Literal["reflect", "edge", "constant"]
 OnError = Literal["record", "raise"]
+Combining = Literal["mean", "vote"]
+Sides = Literal["none", "flips", "d4"]
 Group = Literal["Patches", "Model", "Output", "Execution", "Input"]
-
-
-def _items(value: object) -> list[Any]:
-    if isinstance(value, str):
-        return [item.strip() for item in value.split(",")]
-    items = list(value) if isinstance(value, Iterable) else [value]
-    if not items:
-        raise ValueError("at least one value")
-    return items
-
-
-def integers(value: object) -> tuple[int, ...]:
-    """``512``, ``"512,256"`` or ``[512, 256]`` as a tuple."""
-    try:
-        return tuple(int(str(item)) for item in _items(value))
-    except ValueError:
-        raise ValueError(f"whole numbers separated by commas, not {value!r}") from None
-
-
-def integer(value: object) -> int:
-    """One whole number."""
-    try:
-        return int(str(value))
-    except ValueError:
-        raise ValueError(f"a whole number, not {value!r}") from None
-
-
-def number(value: object) -> float:
-    """One number, infinite ones and NaN among them."""
-    try:
-        return float(str(value))
-    except ValueError:
-        raise ValueError(f"a number, not {value!r}") from None
-
-
-def finite(value: object) -> float:
-    """One number that is neither infinite nor NaN."""
-    parsed = number(value)
-    if not math.isfinite(parsed):
-        raise ValueError(f"a finite number, not {value!r}")
-    return parsed
-
-
-def numbers(value: object) -> tuple[float, ...]:
-    """``255``, ``"0.5,0.4,0.3"`` or ``[0.5, 0.4, 0.3]`` as a tuple."""
-    try:
-        return tuple(finite(item) for item in _items(value))
-    except ValueError:
-        raise ValueError(f"finite numbers separated by commas, not {value!r}") from None
-
-
-def names(value: object) -> tuple[str, ...]:
-    """``"stroma,tumour"`` or a list of names as a tuple."""
-    items = tuple(str(item).strip() for item in _items(value))
-    if not all(items):
-        raise ValueError(f"names separated by commas, none of them empty, not {value!r}")
-    return items
-
-
-def unique_names(value: object) -> tuple[str, ...]:
-    """Names of which no two are the same."""
-    items = names(value)
-    if len(set(items)) != len(items):
-        raise ValueError(f"names that differ from one another, not {value!r}")
-    return items
-
-
-def memory_size(value: object) -> int:
-    """Bytes of ``4GB``, ``500 MiB`` or a plain number of bytes."""
-    text, factor = str(value).strip().lower().removesuffix("b"), 1
-    binary = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
-    factors = binary | {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-    for suffix, times in factors.items():
-        if text.endswith(suffix):
-            text, factor = text.removesuffix(suffix), times
-            break
-    try:
-        size = int(float(text) * factor)
-    except (ValueError, OverflowError):
-        size = 0
-    if size < 1:
-        raise ValueError(f"a size such as 4GB, not {value!r}")
-    return size
-
-
-def auto_or_count(value: object) -> int | Literal["auto"]:
-    """``auto`` or a number of at least 1."""
-    if value == "auto":
-        return "auto"
-    try:
-        count = int(str(value))
-    except ValueError:
-        count = 0
-    if count < 1:
-        raise ValueError(f"a number of at least 1, or auto, not {value!r}")
-    return count
-
-
-def yes_or_no(value: object) -> bool:
-    """A flag; no text is one, so that ``"no"`` does not count as yes."""
-    if not isinstance(value, bool):
-        raise ValueError(f"true or false, not {value!r}")
-    return value
-
-
-def at_least(least: int) -> Callable[[object], tuple[int, ...]]:
-    """Parser of whole numbers that are not below `least`."""
-
-    def parse(value: object) -> tuple[int, ...]:
-        parsed = integers(value)
-        if any(number < least for number in parsed):
-            raise ValueError(f"numbers of at least {least}, not {value!r}")
-        return parsed
-
-    return parse
-
-
-def one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
-    """Parser that accepts one of `choices`."""
-
-    def parse(value: object) -> str:
-        if value not in choices:
-            raise ValueError(f"one of {', '.join(choices)}, not {value!r}")
-        return str(value)
-
-    return parse
-
-
-def axes_letters(value: object) -> str:
-    """Axes such as ``YXC``."""
-    return check_axes(str(value))
-
-
-def channel_list(value: object) -> tuple[int | str, ...]:
-    """Channels by index or by name."""
-    items = names(value)
-    return tuple(int(item) if item.lstrip("-").isdigit() else item for item in items)
-
-
-def reductions(value: object) -> tuple[str, ...]:
-    """Reductions in order: ``"sigmoid,threshold:0.5"``, ``"head=argmax"``, or a list of these."""
-    return names(value) if value else ()
-
-
-def filter_text(value: object) -> str:
-    """A filter as text; the path of a mask is made absolute, so that it is found again from any folder."""
-    name, colon, path = str(value).partition(":")
-    return f"mask:{os.path.abspath(os.path.expanduser(path))}" if name == "mask" and path else f"{name}{colon}{path}"
 
 
 @dataclass(frozen=True)
@@ -206,13 +76,23 @@ class Config:
         Naming the option, what it takes and what it was given.
     """
 
-    patch: tuple[int, ...] | None = _option(
+    patch: tuple[int, ...] | Whole | None = _option(  # noqa: RUF009
         "Patches",
-        "Patch size in pixels, one number or one an axis (y,x; z first in 3-D). "
-        "Default: the model's fixed input, else 512.",
+        "Patch size in pixels, one number or one an axis (y,x; z first in 3-D), or image: the whole image is the "
+        "patch. Default: the model's fixed input, else 512.",
         None,
-        parse=at_least(1),
+        parse=patch_size,
+        metavar="N[,N]|image",
+    )
+    resize: tuple[int, ...] | None = _option(
+        "Patches",
+        "For --patch image: make the shorter side this long, or the image exactly y,x, antialiased.",
+        None,
+        parse=plane_size,
         metavar="N[,N]",
+    )
+    centre_crop: tuple[int, ...] | None = _option(
+        "Patches", "For --patch image: then take the centre of this size.", None, parse=plane_size, metavar="N[,N]"
     )
     overlap: tuple[int, ...] | None = _option(
         "Patches", "Pixels that neighbouring patches share. Default 0.", None, parse=at_least(0), metavar="N[,N]"
@@ -255,6 +135,25 @@ class Config:
         metavar="N[,N]",
     )
     level: int = _option("Input", "Resolution level to read, 0 the finest.", 0, parse=integer, metavar="N")
+    query: str | None = _option(
+        "Input", "Of a database: a select that gives one row an image (MongoDB: a filter as JSON).", None, metavar="SQL"
+    )
+    table: str | None = _option("Input", "Of a database: a table or collection instead of --query.", None)
+    key: str | None = _option(
+        "Input",
+        "Column whose values name the images. Default: the first of --query, the primary key of --table.",
+        None,
+        metavar="COLUMN",
+    )
+    image: str | None = _option(
+        "Input",
+        "Column of encoded images or of their paths. Default: the second of --query.",
+        None,
+        metavar="COLUMN",
+    )
+    root: str | None = _option(
+        "Input", "Folder that paths in a database begin in and may not lead out of.", None, metavar="FOLDER"
+    )
     scale: float | None = _option(
         "Model",
         "Divide pixels by this before --mean and --std (255 for most 8-bit models).",
@@ -281,6 +180,13 @@ class Config:
     classes: tuple[str, ...] | None = _option(
         "Model", "Names of the channels of the prediction.", None, parse=unique_names, metavar="NAME[,NAME]"
     )
+    ensemble: Combining = _choice(  # noqa: RUF009
+        "Model", "How several models (-m A -m B) become one: average scores, or vote for classes.", "mean", Combining
+    )
+    tta: Sides = _choice(  # noqa: RUF009
+        "Model", "Predict flipped copies of patches, too, or (d4) also turned ones, and turn the answers back.", "none",
+        Sides
+    )
     arch: str | None = _option(
         "Model", "Builds the module that a state dict is loaded into.", None, metavar="MODULE:BUILDER"
     )
@@ -299,6 +205,17 @@ class Config:
         None,
         parse=number,
         metavar="NUMBER",
+    )
+    store: str | None = _option(
+        "Output",
+        "Where predictions without a map live: json:FOLDER, sqlite:///FILE, redis://, postgresql://, mysql://, "
+        "mongodb://. Default: the run's folder.",
+        None,
+        metavar="URL",
+    )
+    write_back: str | None = _option(
+        "Output", "Table of the source's SQL database that gets the predictions, too, by the source's key.", None,
+        metavar="TABLE",
     )
     batch: int | Literal["auto"] = _option(
         "Execution", "Patches a forward pass.", "auto", parse=auto_or_count, metavar="N|auto"
@@ -333,7 +250,8 @@ class Config:
     def _check(self) -> None:
         if self.stride is not None and self.overlap is not None:
             raise UsageError("stride and overlap exclude each other", "give one of the two")
-        if self.patch is not None and self.overlap is not None:
+        self._check_whole()
+        if isinstance(self.patch, tuple) and self.overlap is not None:
             patch, overlap = _paired(self.patch, self.overlap)
             if any(o >= p for p, o in zip(patch, overlap, strict=True)):
                 raise UsageError(
@@ -346,6 +264,21 @@ class Config:
                 raise UsageError(f"{name} cannot be 0", "pixels are divided by it")
         if self.level < 0:
             raise UsageError(f"level {self.level} does not exist", "0 is the finest level")
+
+    def _check_whole(self) -> None:
+        for name in ("resize", "centre_crop"):
+            if getattr(self, name) is not None and self.patch != "image":
+                raise UsageError(f"{name} is for whole images", f"give --patch image with --{flag(name)}")
+        if self.patch == "image" and (self.stride is not None or self.overlap is not None):
+            raise UsageError("whole images have no stride and no overlap", "leave them out with --patch image")
+        if self.resize is not None and self.centre_crop is not None:
+            crop, size = _paired(self.centre_crop, self.resize)
+            # Of one number only the shorter side is known.
+            if min(crop) > size[0] if len(self.resize) == 1 else any(c > n for c, n in zip(crop, size, strict=True)):
+                raise UsageError(
+                    f"centre_crop {shown(self.centre_crop)} is larger than resize {shown(self.resize)}",
+                    "choose a smaller --centre-crop or a larger --resize",
+                )
 
     def replace(self, **changes: Any) -> Config:
         """Copy with some options changed."""
@@ -384,6 +317,8 @@ OPTIONS: Mapping[str, Option] = {item.name: item.metadata["option"] for item in 
 
 CHANGES_PREDICTIONS = (
     "patch",
+    "resize",
+    "centre_crop",
     "overlap",
     "stride",
     "edge",
@@ -400,6 +335,8 @@ CHANGES_PREDICTIONS = (
     "preprocess",
     "reduce",
     "classes",
+    "ensemble",
+    "tta",
     "nodata",
 )
 """Options that are part of the fingerprint."""

@@ -16,6 +16,8 @@ from patchloom.predictions.folder import RunDocument
 from patchloom.predictions.index import Index
 from patchloom.predictions.layout import RunLayout
 from patchloom.predictions.lookup import ImagePredictions, Lookup, Prediction
+from patchloom.predictions.stores.store import PredictionStore, StoredRun, open_store
+from patchloom.predictions.stores.url import without_password
 
 if TYPE_CHECKING:
     from patchloom.predictions.query import PatchTable
@@ -74,14 +76,19 @@ class Run(Mapping[str, "ImagePredictions"]):
         Folder of the run.
     resume
         How it is resumed.
+    store
+        URL of the store to read from, with its password, where that is needed or another one than the run was made
+        with: see `copy`.
     """
 
-    def __init__(self, path: Path, resume: Resume) -> None:
+    def __init__(self, path: Path, resume: Resume, store: str | None = None) -> None:
         self.path, self._resume = path, resume
         self.document = RunDocument.read(path)
         self.layout: RunLayout = self.document.layout(path)
         self._index = Index(path)
-        self._lookup = Lookup(path, self.layout, self._index)
+        self._store_url = store or self.document.config.store
+        stored = self._store_url is not None and bool(self.layout.vector_heads)
+        self._lookup = Lookup(path, self.layout, self._index, self._open_store if stored else None)
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -172,6 +179,11 @@ class Run(Mapping[str, "ImagePredictions"]):
         from patchloom.predictions.query import PatchTable
 
         chosen = self._vector_head(head)
+        if self._lookup.store is not None:
+            from patchloom.predictions.stores.table import StoreTable
+
+            return StoreTable(self._lookup.store, self.layout, self._index, chosen,
+                              where=where, sort=sort, limit=limit, image=image)
         units = self._index.units() if image is None else list(dict.fromkeys(p.unit for p in self._index.parts(image)))
         files = [self.path / self.layout.table_name(chosen, unit) for unit in units]
         return PatchTable(
@@ -205,7 +217,45 @@ class Run(Mapping[str, "ImagePredictions"]):
         from patchloom.predictions.verify import verify
 
         self._index.refresh()
-        return list(verify(self.path, self._index))
+        found = list(verify(self.path, self._index))
+        if self._lookup.store is not None:
+            from patchloom.predictions.stores.reading import lost
+
+            found += lost(self._lookup.store, without_password(self._store_url or ""), self.layout, self._index)
+        return found
+
+    def copy(self, to: str, *, callback: Callable[[int, int], None] | None = None) -> int:
+        """Copy what is predicted without a map to another store; the run is as it was, maps stay where they are.
+
+        Doing it again, also after an interruption, is doing it once. `patchloom.open(run, store=…)` then reads from
+        there.
+
+        Parameters
+        ----------
+        to
+            URL of the store, such as ``json:predictions/`` or ``redis://localhost:6379/0``.
+        callback
+            Told after each batch how many patches are copied, and how many there are.
+
+        Returns
+        -------
+        int
+            Patches that were copied.
+
+        Raises
+        ------
+        UsageError
+            If the run has no vector head, or lives there already.
+        StoreError, StoreUnreachableError
+            If the store refuses or stays away.
+        """
+        from patchloom.predictions.stores.copying import copy
+
+        self._vector_head(None)
+        if self._store_url is not None and without_password(self._store_url) == without_password(to):
+            raise UsageError(f"the predictions are in {without_password(to)} already", "choose another --to")
+        self._index.refresh()
+        return copy(self._lookup, StoredRun(self.document.id, self.layout.vector_heads, self.layout.ndim), to, callback)
 
     def export(
         self, path: str | Path, image: str | None = None, head: str | None = None, level: int = 0, **options: Any
@@ -275,6 +325,7 @@ class Run(Mapping[str, "ImagePredictions"]):
         threads: int | str | None = None,
         memory: int | str | None = None,
         device: str | None = None,
+        store: str | None = None,
     ) -> Run:
         """Go on with what is not done, and try again what failed.
 
@@ -284,8 +335,11 @@ class Run(Mapping[str, "ImagePredictions"]):
             Needed again where the run was made with a live model or with arrays.
         callbacks, batch, threads, memory, device
             As for `patchloom.predict`.
+        store
+            URL of the run's store once more, with its password.
         """
-        options = {"batch": batch, "threads": threads, "memory": memory, "device": device}
+        store = store or self._given_store
+        options = {"batch": batch, "threads": threads, "memory": memory, "device": device, "store": store}
         resumed = self._resume(self, model, source, callbacks, options)
         self._index.refresh()
         return resumed
@@ -323,6 +377,16 @@ class Run(Mapping[str, "ImagePredictions"]):
         if head.kind != "vector":
             raise UsageError(f"head {name!r} is a map", f"tables: {', '.join(head.name for head in vectors)}")
         return head
+
+    @property
+    def _given_store(self) -> str | None:
+        """The store's URL with its password, where the run was opened with it."""
+        kept, given = self.document.config.store, self._store_url
+        return given if given is not None and kept is not None and without_password(given) == kept else None
+
+    def _open_store(self) -> PredictionStore:
+        assert self._store_url is not None
+        return open_store(self._store_url, StoredRun(self.document.id, self.layout.vector_heads, self.layout.ndim))
 
     def _current(self, head: Head, units: Sequence[str]) -> dict[Path, set[str]]:
         return {

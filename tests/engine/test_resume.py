@@ -227,7 +227,7 @@ class TestInterrupted:
     def test_status_counts_what_is_done_and_left(self, folder: Path, tmp_path: Path) -> None:
         self.interrupted(folder, tmp_path / "run", 2, signal.SIGINT)
         status = patchloom.open(tmp_path / "run").status()
-        assert status.done + status.left == len(SHAPES)
+        assert status.done + status.left == len(SHAPES), patchloom.open(tmp_path / "run").failures()
         assert status.left > 0
         states = {image.image: image for image in status.images()}
         assert set(states) == {f"{i}.npy" for i in range(len(SHAPES))}

@@ -160,8 +160,8 @@ class TestAgainstTheOracle:
         with run_of(image, both, oracle) as run:
             check(run, image, oracle)
 
-    @given(layout=layouts(largest=40), blend=st.sampled_from(BLENDS), bits=st.integers(0, 2**16))
-    @settings(max_examples=60)
+    @given(layout=layouts(largest=24), blend=st.sampled_from(BLENDS), bits=st.integers(0, 2**16))
+    @settings(max_examples=20)
     @pytest.mark.usefixtures("tiny_units")
     def test_for_any_layout_in_many_units(self, layout: Layout, blend: str, bits: int) -> None:
         oracle = layout.oracle.replace(blend=blend)

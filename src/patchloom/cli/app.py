@@ -31,6 +31,7 @@ COMMANDS = {
     "failures": "Images that failed, and why.",
     "patch": "Look up the prediction of one patch.",
     "query": "Patches that meet a condition, as a table.",
+    "copy": "Copy predictions to another store, such as a database.",
     "export": "Write predictions to a file of another format.",
     "verify": "Read everything back; name what is damaged or missing.",
     "demo": "See it work: images, a model, an interruption, a picture.",

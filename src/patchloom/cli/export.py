@@ -18,12 +18,20 @@ __all__ = ["export"]
 @click.option("--head", metavar="NAME", help="Only this head, where the model has several.")
 @click.option("--level", type=click.IntRange(min=0), default=0, metavar="N", show_default=True,
               help="Resolution level of the map; each halves it.")
-def export(run: str, file: Path, image: str | None, head: str | None, level: int) -> None:
+@click.option("--metadata", type=click.Choice(["csv", "json"]), help="Format of the tables in a .zip [default: csv].")
+@click.option("--predictions", is_flag=True, help="In a .zip, numbers of patches as NPY files, too.")
+@click.option("--with-images", is_flag=True, help="In a .zip, copies of the images.")
+def export(
+    *, run: str, file: Path, image: str | None, head: str | None, level: int, metadata: str | None, predictions: bool,
+    with_images: bool,
+) -> None:
     """Write predictions to FILE; its ending says how.
 
-    Maps: .tif, .png, .npy. Tables: .csv, .parquet.
+    Maps: .tif, .png, .npy. Tables: .csv, .json, .ndjson, .parquet. Both: .zip, .npz.
     """
     from patchloom import api
 
-    api.open(run).export(file, image=image, head=head, level=level)
+    own = {"metadata": metadata, "predictions": predictions, "with_images": with_images}
+    given = {name: value for name, value in own.items() if value}
+    api.open(run).export(file, image=image, head=head, level=level, **given)
     click.echo(f"{file} written", err=True)

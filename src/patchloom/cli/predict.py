@@ -22,8 +22,8 @@ EXCLUDING = {"stride": "overlap", "overlap": "stride"}
 
 @click.command(cls=Command, example="patchloom predict slides/ -m tumour.onnx -o run --patch 512 --overlap 64")
 @click.argument("source", nargs=-1, metavar="SOURCE...")
-@grouped("-m", "--model", group="Model", metavar="MODEL",
-         help="Model file (.onnx, .pt, .pt2, .safetensors) or package.module:function.")
+@grouped("-m", "--model", group="Model", metavar="MODEL", multiple=True,
+         help="Model file (.onnx, .pt, .pt2, .safetensors) or package.module:function; several predict as one.")
 @grouped("-o", "--out", group="Output", metavar="FOLDER", help="Folder of the run; a matching run is resumed.")
 @grouped("--overwrite", group="Output", is_flag=True, help="Discard the run that is in the folder.")
 @run_options()
@@ -35,20 +35,20 @@ EXCLUDING = {"stride": "overlap", "overlap": "stride"}
 @grouped("--json", "document", group="Execution", is_flag=True, help="With --dry-run: the plan as one JSON document.")
 @quiet_option
 def predict(
-    *, source: tuple[str, ...], model: str | None, out: str | None, overwrite: bool, config: Path | None,
+    *, source: tuple[str, ...], model: tuple[str, ...], out: str | None, overwrite: bool, config: Path | None,
     save_config: Path | None, dry_run: bool, document: bool, quiet: bool, **flags: Any,
 ) -> int:
     """Predict every patch of every image.
 
-    SOURCE is an image, a folder, a quoted glob, several of these, or a manifest (.csv, .parquet). What is done already
-    in the run's folder is not done again.
+    SOURCE is an image, a folder, a quoted glob, several of these, a manifest (.csv, .parquet), or the URL of a database
+    with --query or --table. What is done already in the run's folder is not done again.
     """
     from patchloom import api
     from patchloom.config import Config
 
     if document and not dry_run:
         raise UsageError("--json is for --dry-run", "`patchloom status RUN --json` says how a run stands")
-    values = _values(config, {"source": list(source), "model": model, "out": out, **flags})
+    values = _values(config, {"source": list(source), "model": list(model), "out": out, **flags})
     place = {name: values.pop(name, None) for name in ("source", "model", "out")}
     _check(place, dry_run=dry_run)
     options = Config(**values)
@@ -97,10 +97,13 @@ def _values(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
     for name in given:
         values.pop(EXCLUDING.get(name, name), None)
     values |= given
-    if "source" in values:
-        source = values["source"]
-        values["source"] = [str(path) for path in (source if isinstance(source, list) else [source])]
-    return values | {name: str(values[name]) for name in ("model", "out") if name in values}
+    for name in ("source", "model"):
+        if name in values:
+            value = values[name]
+            values[name] = [str(path) for path in (value if isinstance(value, list) else [value])]
+    if len(values.get("model", [])) == 1:
+        [values["model"]] = values["model"]
+    return values | ({"out": str(values["out"])} if "out" in values else {})
 
 
 def _check(place: dict[str, Any], *, dry_run: bool) -> None:
@@ -115,9 +118,15 @@ def _check(place: dict[str, Any], *, dry_run: bool) -> None:
 
 def _save(file: Path, place: dict[str, Any], options: Any) -> None:
     from patchloom.config import flag, write_toml
+    from patchloom.images.sources.urls import without_secrets
+    from patchloom.predictions.stores.url import without_password
 
     chosen = {name: value for name, value in place.items() if value}
+    if "source" in chosen:
+        chosen["source"] = [without_secrets(text) for text in chosen["source"]]
     chosen |= {flag(name): value for name, value in options.changed().items()}
+    if "store" in chosen:
+        chosen["store"] = without_password(chosen["store"])
     if chosen.pop("on-error", None) == "raise":
         chosen["fail-fast"] = True
     try:

@@ -52,6 +52,7 @@ class Budget:
         """Budget for the images that a survey found."""
         widest = max((max(size.plane[1:]) for size in found.sizes), default=usual_width(layout.ndim))
         largest = max((math.prod(size.chunks) * size.channels * size.dtype.itemsize for size in found.sizes), default=0)
+        largest = max(largest, max((size.decoded for size in found.sizes), default=0))
         return cls(layout, channels, dtype, fixed, widest, largest)
 
     def width(self, allowed: int) -> int | None:

@@ -8,11 +8,11 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -20,6 +20,7 @@ from patchloom.engine.stitch import UnitMap
 from patchloom.engine.work import ImageWork, UnitPart
 from patchloom.errors import ImageError
 from patchloom.events import Callback, Event, ImageDone, ImageFailed, UnitCommitted
+from patchloom.geometry.axes import spatial_axes
 from patchloom.geometry.region import Region
 from patchloom.predictions.dense import DenseMap
 from patchloom.predictions.files import FileRecord, flush, write_file
@@ -28,6 +29,10 @@ from patchloom.predictions.layout import PlaneInfo, RunLayout, indices
 from patchloom.predictions.lock import Lock
 from patchloom.predictions.patches import UnitRows, encode_unit
 from patchloom.predictions.skipped import pack
+from patchloom.predictions.stores.store import PredictionStore
+
+if TYPE_CHECKING:
+    from patchloom.predictions.write_back import WriteBack
 
 __all__ = ["Commits"]
 
@@ -36,18 +41,21 @@ GROUP_PATCHES = 4096
 """Patches of small images that share a unit."""
 GROUP_SECONDS = 5.0
 """Longest that a small image's predictions wait for others to be committed with."""
+HELD = 512
+"""Images without files whose beginning is recorded together, with what is committed next at the latest."""
 WAITING = 8
 """Submissions that may wait for the disk before workers do."""
 
 
 @dataclass
 class Submission:
-    """Files to flush, then records to write, then events to tell."""
+    """Files to flush, then records to write, then events to tell; one that is not `urgent` waits for the next."""
 
     files: list[FileRecord] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     written: threading.Event | None = None
+    urgent: bool = True
 
 
 class Commits:
@@ -64,27 +72,37 @@ class Commits:
         Of this session.
     emit
         Told of units and images that are durable.
+    store
+        Where rows of vector heads go; None for tables in the run's folder.
+    also
+        Table of the source's database that gets the predictions, too.
     then, abort
         The pipeline's: takes more tasks; ends the run with an error.
     """
 
     def __init__(
-        self, layout: RunLayout, journal: Journal, lock: Lock, emit: Callback, *, raise_failures: bool
+        self, layout: RunLayout, journal: Journal, lock: Lock, emit: Callback, *, raise_failures: bool,
+        store: PredictionStore | None = None, also: WriteBack | None = None,
     ) -> None:
         self._layout, self._journal, self._lease, self._emit = layout, journal, lock, emit
+        self._store, self._also = store, also
         self._raise_failures = raise_failures
         self.then: Callable[[Sequence[Task]], None] = lambda tasks: None
         self.abort: Callable[[BaseException], None] = lambda error: None
         self._queue: queue.Queue[Submission | None] = queue.Queue(WAITING)
         self._lock = threading.Lock()
         self._groups: dict[str, list[UnitPart]] = {}
+        self._group_patches = 0
         self._group_since = 0.0
+        self._submitting = threading.Lock()
+        self._held: list[Submission] = []
         self._broken = False
         self._thread = threading.Thread(target=self._acknowledge, name="patchloom-commit")
         self._thread.start()
 
     def close(self) -> None:
         """Wait until everything submitted is acknowledged."""
+        self._submit(Submission())
         self._queue.put(None)
         self._thread.join()
 
@@ -104,6 +122,7 @@ class Commits:
                         "files": self._named(files),
                     }
                 ],
+                urgent=bool(files),
             )
         )
 
@@ -113,6 +132,9 @@ class Commits:
         self._submit(Submission(records=[{"is": "forgotten", "image": image}], written=written))
         while not written.wait(1.0) and not self._broken:
             pass
+        for rows in (self._store, self._also):
+            if rows is not None:
+                rows.delete(image)
         for head in self._layout.dense_heads:
             shutil.rmtree(self._layout.folder / self._layout.map_name(head, image), ignore_errors=True)
 
@@ -144,13 +166,12 @@ class Commits:
     def flush(self) -> list[Task]:
         """Tasks that commit what was held back."""
         with self._lock:
-            groups, self._groups = self._groups, {}
+            groups, self._groups, self._group_patches = self._groups, {}, 0
         return [partial(self._commit, group) for group in groups.values()]
 
     def complete(self, work: ImageWork) -> None:
         """Finish an image whose parts are all submitted: the upper levels of its pyramids, then its record."""
-        levels = max((len(layout.levels) for layout in work.maps.values()), default=0)
-        self._next_level(work, 2, levels, [])
+        self._next_level(work, 2, _levels(work), [])
 
     def _shard_task(
         self, part: UnitPart, unit_map: UnitMap, index: tuple[int, ...], records: list[FileRecord], left: Iterator[int]
@@ -179,10 +200,11 @@ class Commits:
             # Tables have a column for each loop axis: images with other axes make units of their own.
             group = self._groups.setdefault(part.work.loop_axes, [])
             group.append(part)
-            full = sum(p.patches for p in group) >= GROUP_PATCHES
+            self._group_patches += part.patches
+            full = self._group_patches >= GROUP_PATCHES
             if not full and time.monotonic() - self._group_since < GROUP_SECONDS:
                 return
-            groups, self._groups = self._groups, {}
+            groups, self._groups, self._group_patches = self._groups, {}, 0
         for group in groups.values():
             self._commit(group)
 
@@ -193,15 +215,33 @@ class Commits:
         key = repr([(p.work.name, p.loops, p.region.start, p.region.shape) for p in parts])
         unit = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
         files = [record for part in parts for record in part.records]
-        for head in self._layout.vector_heads:
-            rows: list[UnitRows] = [part.rows_of(head) for part in parts]
-            table = encode_unit(head, parts[0].work.loop_axes, self._layout.ndim, rows)
-            files.append(write_file(self._layout.folder / self._layout.table_name(head, unit), table))
-        self._submit(self._unit_submission(unit, parts, files))
+        rows = {head.name: [part.rows_of(head) for part in parts] for head in self._layout.vector_heads}
+        files += self._put(unit, parts[0].work.loop_axes, rows)
+        submission = self._unit_submission(unit, parts, files)
+        unfinished = []
         for part in parts:
             part.release()
-            if part.work.part_written():
-                self.complete(part.work)
+            if not part.work.part_written():
+                continue
+            if _levels(part.work) > 2:
+                unfinished.append(part.work)
+            else:
+                self._add_complete(part.work, submission)
+        self._submit(submission)
+        for work in unfinished:
+            self.complete(work)
+
+    def _put(self, unit: str, loop_axes: str, rows: Mapping[str, Sequence[UnitRows]]) -> Iterator[FileRecord]:
+        """Put a unit's rows where they are to be; the tables that this makes."""
+        if self._also is not None and rows:
+            self._also.put(loop_axes + spatial_axes(self._layout.ndim), rows)
+        if self._store is not None and rows:
+            self._store.put(loop_axes + spatial_axes(self._layout.ndim), rows)
+            return
+        for name, parts in rows.items():
+            head = self._layout.head(name)
+            table = encode_unit(head, loop_axes, self._layout.ndim, parts)
+            yield write_file(self._layout.folder / self._layout.table_name(head, unit), table)
 
     def _unit_submission(self, unit: str, parts: Sequence[UnitPart], files: list[FileRecord]) -> Submission:
         offset = 0
@@ -251,14 +291,29 @@ class Commits:
         self.then([task(*shard) for shard in shards])
 
     def _complete(self, work: ImageWork, records: list[FileRecord]) -> None:
+        submission = Submission(list(records))
+        self._add_complete(work, submission, records)
+        self._submit(submission)
+
+    def _add_complete(self, work: ImageWork, submission: Submission, records: Sequence[FileRecord] = ()) -> None:
         work.image.close()
-        record = {"is": "complete", "image": work.name, "files": self._named(records)}
-        done = ImageDone(work.name, work.patches, work.bad_patches, work.skipped)
-        self._submit(Submission(records, [record], [done]))
+        if self._also is not None and work.maps:
+            folder = self._layout.folder
+            maps = {head.name: folder / self._layout.map_name(head, work.name) for head in self._layout.dense_heads}
+            self._also.link(work.name, maps)
+        submission.records.append({"is": "complete", "image": work.name, "files": self._named(records)})
+        submission.events.append(ImageDone(work.name, work.patches, work.bad_patches, work.skipped))
 
     def _submit(self, submission: Submission) -> None:
-        if not self._broken:
-            self._queue.put(submission)
+        with self._submitting:
+            if not submission.urgent:
+                self._held.append(submission)
+                if len(self._held) < HELD:
+                    return
+                submission = self._held.pop()
+            held, self._held = self._held, []
+            if not self._broken:
+                self._queue.put(_together([*held, submission]))
 
     def _acknowledge(self) -> None:
         last = False
@@ -292,6 +347,23 @@ class Commits:
     def _named(self, files: Sequence[FileRecord]) -> list[tuple[str, int, int]]:
         folder: Path = self._layout.folder
         return [(record.path.relative_to(folder).as_posix(), record.size, record.crc32c) for record in files]
+
+
+def _levels(work: ImageWork) -> int:
+    return max((len(layout.levels) for layout in work.maps.values()), default=0)
+
+
+def _together(submissions: Sequence[Submission]) -> Submission:
+    """Submissions as one, in order; the last one may be waited for."""
+    *before, last = submissions
+    for earlier in before:
+        assert earlier.written is None
+    return Submission(
+        [file for submission in submissions for file in submission.files],
+        [record for submission in submissions for record in submission.records],
+        [event for submission in submissions for event in submission.events],
+        last.written,
+    )
 
 
 def _blocks(unit_map: UnitMap, index: tuple[int, ...]) -> Callable[[tuple[int, ...]], NDArray[Any] | None]:

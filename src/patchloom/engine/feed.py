@@ -1,7 +1,8 @@
-"""Turns a source into sweeps, one at a time and only when the pipeline asks: opens images, skips what is done."""
+"""Turns a source into sweeps, only when the pipeline asks: opens images, skips what is done."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from patchloom.engine.commit import Commits
 from patchloom.engine.reading import BlockStore, Padding
 from patchloom.engine.stitch import BufferPool, UnitMap
+from patchloom.engine.survey import opened
 from patchloom.engine.work import ImageWork, Sweep, UnitPart
 from patchloom.errors import ImageError, ImageMismatchError, ImageTooLargeError
 from patchloom.events import Callback, ImageStarted
@@ -19,7 +21,9 @@ from patchloom.geometry.region import Region
 from patchloom.geometry.units import UnitLayout
 from patchloom.images.image import Image
 from patchloom.images.plane import Planes, planes
+from patchloom.images.resized import ResizedImage
 from patchloom.images.source import Entry
+from patchloom.images.sources.stored import fetch_ahead
 from patchloom.models.model import Head
 from patchloom.models.steps import Reduce, parse_reduce
 from patchloom.predictions.index import ImageRow, Index
@@ -27,10 +31,13 @@ from patchloom.predictions.layout import PlaneInfo, RunLayout, indices
 
 __all__ = ["Feed", "plane_info"]
 
+AT_ONCE = 200
+"""Images that the index is asked about at once."""
+
 
 @dataclass(frozen=True)
 class Feed:
-    """Sweeps over all images that are not done.
+    """Sweeps over all images that are not done; several workers may open images at once.
 
     Parameters
     ----------
@@ -60,34 +67,47 @@ class Feed:
     largest_block: int
     reduced_by_model: bool
 
-    def sweeps(self) -> Iterator[Sweep | None]:
-        """Yield the sweeps; None where an image gave none (so that the pipeline can look around in between)."""
+    def images(self) -> Iterator[Iterator[Sweep]]:
+        """For each image its sweeps; the image is opened when the first of them is asked for."""
         pool = BufferPool()
-        for entry in self.entries():
-            row = self.index.image(entry.name)
-            if row is not None and row.state == "done" and row.identity == entry.identity:
-                continue
-            if row is not None and row.identity is not None and row.identity != entry.identity:
-                self.commits.forget(entry.name)
-                row = None
-            try:
-                yield from self._image(entry, row, pool)
-            except ImageError as error:
-                self.commits.fail_unopened(entry.name, error)
-                yield None
+        rows: dict[str, ImageRow | None] = {}
+        pending = fetch_ahead(self._pending(rows))
+        return (self._sweeps(entry, rows.pop(entry.name), pool) for entry in pending)
 
-    def _image(self, entry: Entry, row: ImageRow | None, pool: BufferPool) -> Iterator[Sweep | None]:
-        image = entry.open()
+    def _pending(self, rows: dict[str, ImageRow | None]) -> Iterator[Entry]:
+        """Images that are not done (nothing of the others is fetched), and in `rows` what the index says of them."""
+        entries = self.entries()
+        while some := list(itertools.islice(entries, AT_ONCE)):
+            known = self.index.known([entry.name for entry in some])
+            for entry in some:
+                row = known.get(entry.name)
+                if row is None or row.state != "done" or row.identity != entry.identity:
+                    rows[entry.name] = row
+                    yield entry
+
+    def _sweeps(self, entry: Entry, row: ImageRow | None, pool: BufferPool) -> Iterator[Sweep]:
+        if row is not None and row.identity is not None and row.identity != entry.identity:
+            self.commits.forget(entry.name)
+            row = None
+        try:
+            yield from self._image(entry, row, pool)
+        except ImageError as error:
+            self.commits.fail_unopened(entry.name, error)
+
+    def _image(self, entry: Entry, row: ImageRow | None, pool: BufferPool) -> Iterator[Sweep]:
+        image = opened(entry, self.layout.config)
         try:
             views = self._planes(image, entry.name)
         except ImageError:
             image.close()
             raise
         work = self._begin(entry, image, views, row)
-        committed = {(part.loops, part.region) for part in self.index.parts(entry.name)} if row is not None else set()
+        begun = row is not None and row.identity is not None
+        committed = {(part.loops, part.region) for part in self.index.parts(entry.name)} if begun else set()
         config = self.layout.config
         padding = Padding(config.pad, config.fill)
         units = self.layout.units(work.shape)
+        last: Sweep | None = None
         for position, loops in enumerate(indices(views.loop_shape)):
             for across in units.sweeps():
                 if work.failed:
@@ -95,10 +115,14 @@ class Feed:
                 pending = [region for region in units.sweep(across) if (loops, region) not in committed]
                 parts, columns = self._parts(work, loops, pending, units, pool)
                 if parts:
-                    yield Sweep(work, BlockStore(views[position]), parts, columns, padding)
+                    if last is not None:
+                        yield last
+                    last = Sweep(work, BlockStore(views[position]), parts, columns, padding)
+        # Before the last sweep is handed out: most images have only one, and are complete with it.
         if work.all_planned():
             self.commits.complete(work)
-            yield None
+        if last is not None:
+            yield last
 
     def _planes(self, image: Image, name: str) -> Planes:
         config = self.layout.config
@@ -114,7 +138,15 @@ class Feed:
                 f"{name} has {first.dtype} pixels, and the model gets {self.dtype}",
                 "give --scale, or predict on these images apart",
             )
+        if self.layout.whole is not None and first.shape != self.layout.whole:
+            here, others = ("x".join(map(str, shape)) for shape in (first.shape, self.layout.whole))
+            raise ImageMismatchError(
+                f"{name} has {here} pixels, and the others {others}",
+                "give --resize, or --resize with --centre-crop, so that all have one size",
+            )
         block = BlockStore(first).block_bytes
+        if isinstance(image, ResizedImage):
+            block = max(block, image.decoded_bytes)
         if block > self.largest_block:
             raise ImageTooLargeError(
                 f"{name}: one chunk of {'x'.join(map(str, first.chunks))} pixels takes {block / 1e9:.1f} GB decoded",
@@ -127,7 +159,17 @@ class Feed:
         grid = self.layout.grid(info.plane)
         maps = {head.name: self.layout.map(head, entry.name, info) for head in self.layout.dense_heads}
         grids = {head.name: grid.scaled(head.scale) for head in self.layout.dense_heads}
-        work = ImageWork(entry.name, image, grid, info.plane, maps, grids, self.layout.patches(info), views.loop_axes)
+        work = ImageWork(
+            entry.name,
+            image,
+            grid,
+            info.plane,
+            maps,
+            grids,
+            self.layout.patches(info),
+            views.loop_axes,
+            info.original,
+        )
         if row is not None:
             work.bad_patches, work.skipped = row.bad_patches, row.patches_skipped
         self.commits.begin(work, entry.identity, info)
@@ -157,7 +199,8 @@ class Feed:
                     alone=len(units) > 1,
                 )
             )
-        work.parts_left += len(parts)
+        with work.lock:  # parts of the sweep before may be written meanwhile
+            work.parts_left += len(parts)
         return parts, columns
 
 
@@ -197,5 +240,12 @@ def plane_info(image: Image, views: Planes, layout: RunLayout) -> PlaneInfo:
     for axis, size in info.spacing.items():
         spacing[axis] = size * info.extent(axis) / info.extent(axis, level)
     return PlaneInfo(
-        tuple(views[0].shape), views.loop_axes, tuple(views.loop_shape), spacing, info.unit, info.crs, info.origin
+        tuple(views[0].shape),
+        views.loop_axes,
+        tuple(views.loop_shape),
+        spacing,
+        info.unit,
+        info.crs,
+        info.origin,
+        image.original if isinstance(image, ResizedImage) else None,
     )

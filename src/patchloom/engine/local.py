@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from patchloom.engine.commit import Commits
 from patchloom.engine.feed import Feed
@@ -18,6 +19,10 @@ from patchloom.images.source import Entry
 from patchloom.predictions.index import Index
 from patchloom.predictions.journal import Journal
 from patchloom.predictions.lock import Lock
+from patchloom.predictions.stores.store import PredictionStore
+
+if TYPE_CHECKING:
+    from patchloom.predictions.write_back import WriteBack
 
 __all__ = ["execute"]
 
@@ -33,6 +38,8 @@ def execute(
     lock: Lock,
     emit: Callback,
     started: RunStarted,
+    store: PredictionStore | None = None,
+    also: WriteBack | None = None,
 ) -> RunFinished:
     """Predict every image that is not done.
 
@@ -50,6 +57,10 @@ def execute(
         Told of everything; called by one thread at a time.
     started
         First event.
+    store
+        Where rows of vector heads go; None for tables in the run's folder.
+    also
+        Table of the source's database that gets the predictions, too.
 
     Returns
     -------
@@ -59,7 +70,8 @@ def execute(
     begin = time.monotonic()
     counter = _Counter(emit)
     emit = counter
-    commits = Commits(ready.layout, journal, lock, emit, raise_failures=ready.layout.config.on_error == "raise")
+    raise_failures = ready.layout.config.on_error == "raise"
+    commits = Commits(ready.layout, journal, lock, emit, raise_failures=raise_failures, store=store, also=also)
     feed = Feed(
         entries,
         ready.layout,
@@ -71,7 +83,7 @@ def execute(
         ready.memory // 2,
         ready.reduced_by_model,
     )
-    pipeline = Pipeline(feed.sweeps(), ready.predictor, commits, ready.limits, emit, ready.filter)
+    pipeline = Pipeline(feed.images(), ready.predictor, commits, ready.limits, emit, ready.filter)
     commits.then, commits.abort = pipeline.then, pipeline.abort
     stopped = threading.Event()
 

@@ -66,8 +66,8 @@ class Pipeline:
 
     Parameters
     ----------
-    sweeps
-        The work, opened one at a time and only when there is room; raises nothing.
+    images
+        The work: for each image its sweeps, opened only when there is room, several images at once; raises nothing.
     predictor
         The model.
     units
@@ -82,14 +82,14 @@ class Pipeline:
 
     def __init__(
         self,
-        sweeps: Iterator[Sweep | None],
+        images: Iterator[Iterator[Sweep]],
         predictor: Predictor,
         units: Units,
         limits: Limits,
         emit: Callback,
         filter_: Filter | None = None,
     ) -> None:
-        self._sweeps, self._predictor, self._units, self._emit = sweeps, predictor, units, emit
+        self._images, self._predictor, self._units, self._emit = images, predictor, units, emit
         self._limits, self._batch, self._filter = limits, limits.batch, filter_
         self._changed = threading.Condition()
         self._finishing: deque[Task] = deque()
@@ -97,6 +97,8 @@ class Pipeline:
         self._untested_count = 0
         self._ready: deque[ReadyRow] = deque()
         self._ready_count = 0
+        self._opened: deque[Iterator[Sweep]] = deque()
+        self._enumerating = threading.Lock()
         self._active: deque[Sweep] = deque()
         self._decoded_bytes = 0
         self._running = {"finish": 0, "predict": 0, "test": 0, "decode": 0, "open": 0}
@@ -174,7 +176,7 @@ class Pipeline:
         sweep = next(iter(self._active), None)
         room = self._room(sweep)
         can_decode = sweep is not None and room
-        can_open = sweep is None and self._more and room and not self._running["open"]
+        can_open = sweep is None and room and (self._more or bool(self._opened))
         if self._ready_count and self._running["predict"] < self._predictor.at_once:
             filling = can_decode or can_open or any(self._running[kind] for kind in ("test", "decode", "open"))
             if self._ready_count >= self._batch or not (filling or self._untested):
@@ -202,11 +204,19 @@ class Pipeline:
         return self._decoded_bytes + block <= self._limits.decoded_bytes
 
     def _open(self) -> None:
-        sweep = next(self._sweeps, StopIteration)
+        """Get one more sweep, out of an image that is open or out of the next one."""
         with self._changed:
-            if sweep is StopIteration:
-                self._more = False
-            elif isinstance(sweep, Sweep) and not sweep.work.failed:
+            image = self._opened.popleft() if self._opened else None
+        if image is None:
+            with self._enumerating:
+                image = next(self._images, None)
+        sweep = next(image, None) if image is not None else None
+        with self._changed:
+            self._more = self._more and image is not None
+            if image is None or sweep is None:
+                return
+            self._opened.appendleft(image)
+            if not sweep.work.failed:
                 sweep.work.sweeps.append(sweep)
                 self._active.append(sweep)
 

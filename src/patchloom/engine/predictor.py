@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from patchloom.errors import ModelInputError, ModelOutputError
 from patchloom.models.model import Head, Model
-from patchloom.models.steps import Preprocess
+from patchloom.models.steps import Preprocess, Reduce
 
 __all__ = ["Predictor"]
 
@@ -36,6 +36,8 @@ class Predictor:
         The user's own step on a batch.
     threads
         Workers that may call at once, if the model allows.
+    reduce
+        By head, for vectors that the model does not reduce itself; maps are reduced where they are stitched.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Predictor:
         preprocess: Preprocess | None,
         hook: Callable[[Any], Any] | None,
         threads: int,
+        reduce: Mapping[str, Reduce] | None = None,
     ) -> None:
+        self._reduce = reduce or {}
         self.model, self.preprocess = model, preprocess
         self._heads = {head.name: head for head in heads}
         self._shape, self._dtype, self._hook = (channels, *patch), dtype, hook
@@ -62,6 +66,11 @@ class Predictor:
         """Memory of one patch in a batch, and of its raw predictions."""
         inputs = int(np.prod(self._shape)) * self._dtype.itemsize
         return inputs + sum(int(np.prod(head.shape)) * head.dtype.itemsize for head in self._heads.values())
+
+    @property
+    def channels(self) -> int:
+        """Of a patch."""
+        return self._shape[0]
 
     @property
     def patch(self) -> tuple[int, ...]:
@@ -103,7 +112,10 @@ class Predictor:
         """
         size = len(batch)
         outputs = self.raw(batch)
-        return {name: self._checked(head, outputs, size)[:n] for name, head in self._heads.items()}
+        found = {name: self._checked(head, outputs, size)[:n] for name, head in self._heads.items()}
+        for name, reduce in self._reduce.items():
+            found[name] = reduce(found[name], channel_axis=1 if found[name].ndim > 1 else None)
+        return found
 
     def raw(self, batch: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         """What the model answers, whatever it is; for the trial batch."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,13 @@ from patchloom.engine.survey import Survey, trial_patch
 from patchloom.errors import ModelInputError, UsageError
 from patchloom.geometry.grid import per_axis
 from patchloom.images.filters import MASK_BYTES, Filter, Mask, as_filter
+from patchloom.images.resized import Fit
+from patchloom.models.ensemble import Ensemble
+from patchloom.models.flips import Augmented
 from patchloom.models.heads import find_heads
 from patchloom.models.load import load_model, with_steps
 from patchloom.models.model import Head, Model
-from patchloom.models.steps import Preprocess, Steps, parse_reduce
+from patchloom.models.steps import Preprocess, Reduce, Steps, parse_reduce
 from patchloom.predictions.folder import RunDocument
 from patchloom.predictions.layout import RunLayout
 from patchloom.references import resolve
@@ -61,25 +65,40 @@ class Ready:
 
 
 def load(model: object, config: Config, threads: int) -> Model:
-    """Load the model; it may use several threads a call only where it is called by one thread at a time."""
-    steps = Steps(_preprocess(config))
-    loaded = load_model(
-        model, device=config.device, threads=1, arch=config.arch, allow_pickle=config.allow_pickle, steps=steps
-    )
+    """Load the model, or the models of an ensemble, as one that is augmented where that is wanted.
+
+    It may use several threads a call only where it is called by one thread at a time.
+    """
+    loaded = _loaded(model, config, 1)
     if threads > 1 and not loaded.info.concurrent and loaded.info.device == "cpu":
-        loaded = load_model(
-            model,
+        loaded = _loaded(model, config, threads)
+    return loaded
+
+
+def _loaded(model: object, config: Config, threads: int) -> Model:
+    members = [
+        load_model(
+            one,
             device=config.device,
             threads=threads,
             arch=config.arch,
             allow_pickle=config.allow_pickle,
-            steps=steps,
+            steps=Steps(_preprocess(config)),
         )
-    return loaded
+        for one in (model if isinstance(model, (list, tuple)) else [model])
+    ]
+    if len(members) == 1 and config.ensemble != "mean":
+        raise UsageError(f"ensemble {config.ensemble} is for several models, and there is one", "-m A -m B")
+    loaded = members[0] if len(members) == 1 else Ensemble(members, config.ensemble)
+    return loaded if config.tta == "none" else Augmented(loaded, config.tta)
 
 
 def number_of_axes(config: Config, model: Model) -> int:
     """2 or 3: as many as `patch` has numbers, else what the model says."""
+    if config.patch == "image":
+        if model.info.ndim == 3:
+            raise UsageError("whole images are planes, and the model takes volumes", "give --patch z,y,x")
+        return 2
     if config.patch is not None and len(config.patch) > 1:
         if len(config.patch) > 3:
             raise UsageError(f"patch has {len(config.patch)} numbers", "two (y,x), three (z,y,x), or one for all axes")
@@ -96,6 +115,8 @@ def resolved(config: Config, model: Model) -> Config:
         If the model's input has another fixed size.
     """
     ndim, fixed = number_of_axes(config, model), model.info.patch
+    if config.patch == "image":
+        return _resolved_whole(config, model)
     try:
         patch = per_axis(_single(config.patch), ndim) if config.patch else fixed or (DEFAULT_PATCH,) * ndim
         if config.stride is not None:
@@ -144,8 +165,8 @@ def prepare(
         If the model does not take the patches or answers with something unusable, an option does not fit the heads, or
         the run would not fit into its memory.
     """
-    assert config.patch is not None
-    ndim = len(config.patch)
+    patch, whole = _patch(model, config, found, document)
+    ndim = len(patch)
     skip = _filter(config, found)
     threads = planning.machine_threads(config)
     channels, image_dtype = _channels(model, found, document), _image_dtype(found, model, document)
@@ -155,31 +176,32 @@ def prepare(
     dtype = image_dtype if on_device else preprocess.output_dtype(image_dtype, model.info.dtype)
     hook = _hook(config)
 
-    def predictor_for(model: Model, heads: tuple[Head, ...]) -> Predictor:
-        assert config.patch is not None
-        return Predictor(model, heads, channels, config.patch, dtype, None if on_device else preprocess, hook, threads)
+    def predictor_for(model: Model, heads: tuple[Head, ...], reduce: Mapping[str, Reduce] | None = None) -> Predictor:
+        given = None if on_device else preprocess
+        return Predictor(model, heads, channels, patch, dtype, given, hook, threads, reduce)
 
     before = resident_memory()
     if document is not None:
         heads = document.heads
     else:
-        heads = _trial(predictor_for(model, ()), model, config, found, channels, image_dtype)
+        heads = _trial(predictor_for(model, ()), model, config, found, image_dtype)
     call_bytes = max(0, resident_memory() - before)
-    layout = layout_of(config, ndim, heads, None)
+    layout = replace(layout_of(config, ndim, heads, None), whole=whole)
     layout.check()
+    reduce = parse_reduce(config.reduce, [head.name for head in heads])
     if on_device and config.blend == "crop":
-        model = with_steps(model, Steps(preprocess, parse_reduce(config.reduce, [head.name for head in heads])))
-        heads_given = layout.heads
+        predictor = predictor_for(with_steps(model, Steps(preprocess, reduce)), layout.heads)
+        model = predictor.model
     else:
-        heads_given = heads
-    predictor = predictor_for(model, heads_given)
+        vectors = {head.name for head in heads if head.kind == "vector"}
+        predictor = predictor_for(model, heads, {name: one for name, one in reduce.items() if name in vectors and one})
     memory = allowed_memory(config)
     batch = planning.choose_batch(config, model, predictor, memory)
     calls = predictor.at_once * batch * max(call_bytes, predictor.bytes_a_patch)
     masks = MASK_BYTES if isinstance(skip, Mask) else 0
     budget = Budget.of(layout, channels, image_dtype, resident_memory() + calls + masks, found)
     width = document.unit_width if document is not None else budget.width(memory)
-    layout = layout_of(config, ndim, heads, width)
+    layout = replace(layout, unit_width=width)
     projected = budget.projected(width)
     check_memory(projected, memory)
     limits = Limits(threads, batch, budget.decoded(width))
@@ -187,11 +209,42 @@ def prepare(
     return Ready(layout, model, predictor, limits, channels, image_dtype, memory, projected, hints, skip)
 
 
+def _resolved_whole(config: Config, model: Model) -> Config:
+    fixed = model.info.patch
+    if fixed is None:
+        return config
+    if config.resize is None and config.centre_crop is None:
+        return config.replace(resize=fixed)
+    asked = Fit(config.resize, config.centre_crop).fixed
+    if asked != fixed:
+        raise ModelInputError(
+            f"{model.info.name} takes images of {_text(fixed)} pixels, and "
+            + ("only one side is given" if asked is None else f"{_text(asked)} are asked for"),
+            f"add --centre-crop {_text(fixed)}",
+        )
+    return config
+
+
+def _patch(
+    model: Model, config: Config, found: Survey, document: RunDocument | None
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Size of a patch, and the same where it is a whole image."""
+    if config.patch != "image":
+        assert config.patch is not None
+        return config.patch, None
+    whole: tuple[int, ...] | None = Fit(config.resize, config.centre_crop).fixed
+    if document is not None:
+        whole = document.whole
+    if whole is None:  # most images have it; the others fail, and are recorded, in their turn
+        sizes = Counter(size.plane for size in found.sizes)
+        whole = sizes.most_common(1)[0][0] if sizes else (DEFAULT_PATCH, DEFAULT_PATCH)
+    return whole, whole
+
+
 def _trial(
-    predictor: Predictor, model: Model, config: Config, found: Survey, channels: int, dtype: np.dtype[Any]
+    predictor: Predictor, model: Model, config: Config, found: Survey, dtype: np.dtype[Any]
 ) -> tuple[Head, ...]:
-    assert config.patch is not None
-    patch = trial_patch(found, config, config.patch, channels, dtype)
+    patch = trial_patch(found, config, predictor.patch, predictor.channels, dtype)
     n = model.info.batch or 1
     batch = predictor.empty(n)
     for i in range(n):
@@ -199,7 +252,12 @@ def _trial(
         _fill(predictor, patch, slot)
     outputs = predictor.raw(batch)
     return find_heads(
-        outputs, batch_size=n, patch=config.patch, ndim=len(config.patch), classes=config.classes, info=model.info
+        outputs,
+        batch_size=n,
+        patch=predictor.patch,
+        ndim=len(predictor.patch),
+        classes=config.classes,
+        info=model.info,
     )
 
 

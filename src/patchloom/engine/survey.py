@@ -14,10 +14,13 @@ from patchloom.config import Config
 from patchloom.engine.reading import BlockStore
 from patchloom.errors import ImageError, SourceError
 from patchloom.geometry.region import Region
+from patchloom.images.image import Image
 from patchloom.images.plane import Planes, planes
+from patchloom.images.resized import Fit, ResizedImage
 from patchloom.images.source import Entry
+from patchloom.images.sources.stored import fetch_ahead
 
-__all__ = ["ImageSize", "Survey", "survey", "trial_patch"]
+__all__ = ["ImageSize", "Survey", "opened", "survey", "trial_patch"]
 
 SAMPLE = 2000
 """Images whose headers are read; of more images a random sample of this size, and the plan says that it estimates."""
@@ -32,6 +35,8 @@ class ImageSize:
     chunks: tuple[int, ...]
     channels: int
     dtype: np.dtype[Any]
+    decoded: int = 0
+    """Bytes that are decoded to make a whole image small."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,14 @@ class Survey:
         return self.images / self.looked_at if self.looked_at else 1.0
 
 
-def survey(entries: Iterable[Entry], config: Config, ndim: int, seen: Callable[[list[str]], None]) -> Survey:
-    """Enumerate a source once; `seen` is given the names, some hundreds at a time.
+def survey(
+    entries: Iterable[Entry],
+    config: Config,
+    ndim: int,
+    seen: Callable[[list[str]], None],
+    done: Callable[[Entry], bool] = lambda entry: False,
+) -> Survey:
+    """Enumerate a source once; `seen` is given the names, some hundreds at a time. What is `done` is not looked at.
 
     Raises
     ------
@@ -87,6 +98,8 @@ def survey(entries: Iterable[Entry], config: Config, ndim: int, seen: Callable[[
         if len(names) == 1000:
             seen(names)
             names = []
+        if done(entry):
+            continue
         if len(sample) < SAMPLE:
             sample.append(entry)
         elif (place := choice.randrange(count)) < SAMPLE:
@@ -96,9 +109,9 @@ def survey(entries: Iterable[Entry], config: Config, ndim: int, seen: Callable[[
         raise SourceError("the source holds no images", "give a folder, a file, a glob or a manifest of images")
     sizes: list[ImageSize] = []
     opened: list[Entry] = []
-    for entry in sample:
+    for entry, fetched in zip(sample, fetch_ahead(sample), strict=True):
         try:
-            sizes.append(_size(entry, config, ndim))
+            sizes.append(_size(fetched, config, ndim))
         except ImageError:
             continue  # counted as unreadable; it will fail, and be recorded, in its turn
         else:
@@ -108,13 +121,34 @@ def survey(entries: Iterable[Entry], config: Config, ndim: int, seen: Callable[[
 
 
 def _size(entry: Entry, config: Config, ndim: int) -> ImageSize:
-    image = entry.open()
+    image = opened(entry, config)
     try:
         views = planes(image, ndim=ndim, level=config.level, channels=config.channels, name=entry.name)
         first = views[0]
-        return ImageSize(tuple(first.shape), len(views), tuple(first.chunks), first.channels, np.dtype(first.dtype))
+        decoded = image.decoded_bytes if isinstance(image, ResizedImage) else 0
+        return ImageSize(
+            tuple(first.shape), len(views), tuple(first.chunks), first.channels, np.dtype(first.dtype), decoded
+        )
     finally:
         image.close()
+
+
+def opened(entry: Entry, config: Config) -> Image:
+    """Open an image as the model is going to see it: at the size that is asked for where it is one patch.
+
+    Raises
+    ------
+    ImageError
+        As opening does; also if it cannot have that size.
+    """
+    image = entry.open()
+    if config.resize is None and config.centre_crop is None:
+        return image
+    try:
+        return ResizedImage(image, Fit(config.resize, config.centre_crop), entry.name)
+    except BaseException:
+        image.close()
+        raise
 
 
 def trial_patch(
@@ -142,7 +176,7 @@ def trial_patch(
 
 def _opened(entry: Entry, config: Config, ndim: int) -> Iterator[Planes]:
     try:
-        image = entry.open()
+        image = opened(entry, config)
     except ImageError:
         return
     try:

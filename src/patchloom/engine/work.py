@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ class ImageWork:
         Where each dense head is stored.
     head_grids
         The grid in pixels of each dense head's map.
+    original
+        Pixels of the image where it was made small to be one patch.
     """
 
     name: str
@@ -52,6 +55,7 @@ class ImageWork:
     head_grids: Mapping[str, Grid]
     patches: int
     loop_axes: str = ""
+    original: tuple[int, ...] | None = None
     parts_left: int = 0
     bad_patches: int = 0
     skipped: int = 0
@@ -174,20 +178,9 @@ class UnitPart:
 
     def rows_of(self, head: Head) -> UnitRows:
         """Rows of a vector head, in the order of the grid."""
-        grid = self.work.grid
-        lines = [np.asarray(line, np.int64) for line in self._origins]
-        places = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(-1, len(lines))
-        starts = np.stack(
-            np.meshgrid(
-                *(
-                    np.asarray([axis.start(i) for i in line], np.int64)
-                    for axis, line in zip(grid.axes, self._origins, strict=True)
-                ),
-                indexing="ij",
-            ),
-            -1,
-        ).reshape(-1, len(lines))
-        shapes = np.minimum(starts + np.asarray(grid.patch), np.asarray(self.work.shape)) - starts
+        places, starts, shapes = _rows(self.work.grid, self.work.shape, tuple(self._origins))
+        if self.work.original is not None:
+            shapes = np.broadcast_to(np.asarray(self.work.original, np.int64), shapes.shape)
         values = self._vectors[head.name] if self._opened else self._empty(head)
         if self._skipped is not None:
             values[self._skipped] = 0  # the same bytes each time
@@ -344,6 +337,17 @@ class Sweep:
             range(a // n, -(-b // n)) for (a, b), n in zip(self._columns_needed, self.blocks.extent[1:], strict=True)
         ]
         return list(itertools.product(lines, *across))
+
+
+@lru_cache(maxsize=16)
+def _rows(grid: Grid, plane: tuple[int, ...], origins: tuple[range, ...]) -> tuple[NDArray[np.int64], ...]:
+    """Places, starts and extents of patches; the same again for images of one size."""
+    lines = [np.asarray(line, np.int64) for line in origins]
+    first = [np.asarray([a.start(i) for i in line], np.int64) for a, line in zip(grid.axes, origins, strict=True)]
+    places, starts = (
+        np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(lines)) for axes in (lines, first)
+    )
+    return places, starts, np.minimum(starts + np.asarray(grid.patch), np.asarray(plane)) - starts
 
 
 def _union(ranges: Sequence[range]) -> list[range]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from patchloom.export.progress import bar
 from patchloom.images.lazy import LazyImage
 from patchloom.images.source import Source
 from patchloom.models.model import Head
@@ -54,11 +54,11 @@ def triples(
         Show a bar on stderr; None: where that is a terminal.
     """
     chosen = tuple(heads)
-    with _bar(progress, total) as advance:
+    with bar(progress, total, "images") as advance:
         if source is None:
             for name in names:
                 yield _prediction(predictions[name], chosen), name
-                advance()
+                advance(1)
             return
         count = 0
         for entry in source:
@@ -66,7 +66,7 @@ def triples(
             if found is not None:
                 count += 1
                 yield _prediction(found, chosen), entry.name, LazyImage(entry.open, entry.name)
-                advance()
+                advance(1)
         if count < total:
             warnings.warn(f"{total - count} predicted images are not in the source any more", stacklevel=3)
 
@@ -91,16 +91,3 @@ def _value(patches: ImagePatches, head: Head) -> Any:
         return patches if len(patches) else None  # all of it was skipped
     value = next(iter(patches.values()))
     return value[head.name] if isinstance(value, dict) else value
-
-
-@contextmanager
-def _bar(show: bool | None, total: int) -> Iterator[Callable[[], None]]:
-    """Progress on stderr; gives what moves it on by one image."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), "images", TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (console.is_terminal if show is None else show)) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda: progress.advance(task)

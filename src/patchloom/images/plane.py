@@ -157,6 +157,7 @@ class Planes(Sequence[Plane]):
         """Axes that are iterated, in the order STCZYX; empty for an ordinary image."""
         self.loop_shape: tuple[int, ...] = tuple(info.extent(letter, level) for letter in self.loop_axes)
         """Their extents."""
+        self._last: tuple[int, Plane] | None = None
 
     def __len__(self) -> int:
         return math.prod(self.loop_shape)
@@ -172,11 +173,16 @@ class Planes(Sequence[Plane]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"plane {index} of {len(self)}")
+        last = self._last
+        if last is not None and last[0] == index:
+            return last[1]  # asked for again and again where there is only one
         rest, at = index % len(self), {}
         for letter, extent in zip(reversed(self.loop_axes), reversed(self.loop_shape), strict=True):
             rest, at[letter] = divmod(rest, extent)
         ordered = {letter: at[letter] for letter in self.loop_axes}
-        return Plane(self._image, self._level, self._ndim, self._channels, ordered)
+        plane = Plane(self._image, self._level, self._ndim, self._channels, ordered)
+        self._last = index, plane
+        return plane
 
     def __iter__(self) -> Iterator[Plane]:
         return (self[i] for i in range(len(self)))

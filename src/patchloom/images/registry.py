@@ -70,6 +70,7 @@ def _registry() -> _Registry:
     return _Registry()
 
 
+@functools.cache
 def known_suffixes() -> frozenset[str]:
     """Suffixes that some reader claims, in lower case with the dot."""
     return frozenset(suffix for reader in _registry() for suffix in reader.suffixes)
@@ -151,9 +152,14 @@ def _by_suffix(path: Path) -> Reader | None:
 
 def _has_suffix(path: Path, suffixes: object) -> bool:
     """Whether a name ends in one of `suffixes`, of which some have two dots."""
-    name = path.name.lower()
-    endings = {"".join(Path(name).suffixes[i:]) for i in range(-2, 0)}
-    return any(ending in suffixes for ending in endings)  # type: ignore[operator]
+    name = path.name.lower().lstrip(".")
+    return any(f".{ending}" in suffixes for ending in _endings(name))  # type: ignore[operator]
+
+
+def _endings(name: str) -> tuple[str, ...]:
+    """What stands behind the last dot of a name, and behind the last but one."""
+    parts = name.rsplit(".", 2)
+    return (parts[-1], ".".join(parts[-2:])) if len(parts) == 3 else tuple(parts[1:])
 
 
 def _unknown(path: Path) -> UnknownFormatError:

@@ -7,38 +7,64 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from patchloom.errors import SourceError, SourceNotFoundError
+from patchloom.errors import SourceError, SourceNotFoundError, UsageError
 from patchloom.images.sources.entry import Entry, Source, is_zarr
 from patchloom.images.sources.folder import FolderSource, GlobSource, has_magic
 from patchloom.images.sources.listed import FileSource, ListSource, MappingSource
 from patchloom.images.sources.manifest import SUFFIXES, ManifestSource
+from patchloom.images.sources.urls import database_source, is_database_url
 
-__all__ = ["Entry", "Source", "as_source", "from_spec"]
+__all__ = ["DATABASE", "Entry", "Source", "as_source", "from_spec"]
+
+DATABASE = ("query", "table", "key", "image", "root")
+"""What says which rows of a database are images."""
+
+
+def _sql(**spec: Any) -> Source:
+    from patchloom.images.sources.sql import SQLSource
+
+    return SQLSource(**spec)
+
+
+def _mongo(**spec: Any) -> Source:
+    from patchloom.images.sources.mongo import MongoSource
+
+    return MongoSource(**spec)
+
 
 KINDS: dict[str, Callable[..., Source]] = {
     "file": FileSource, "folder": FolderSource, "glob": GlobSource, "list": ListSource, "manifest": ManifestSource,
-    "mapping": MappingSource,
+    "mapping": MappingSource, "sql": _sql, "mongo": _mongo,
 }  # fmt: skip
 
 
-def as_source(source: Any, *, axes: str | None = None) -> Source:
+def as_source(source: Any, *, axes: str | None = None, **rows: str | None) -> Source:
     """Source out of whatever a user gives. Nothing is enumerated yet.
 
     Parameters
     ----------
     source
         Path of a file or folder (recursive), pattern (``slides/**/*.svs``), list of paths, manifest (``.csv``,
-        ``.parquet``), mapping of names to arrays or paths, one array, or a `Source`.
+        ``.parquet``), URL of a database, mapping of names to arrays or paths, one array, or a `Source`.
     axes
         Names of the axes, letters out of ``STCZYX``, where files and arrays do not say.
+    **rows
+        With the URL of a database: `query`, `table`, `key`, `image` and `root` of `SQLSource`; see `database_source`.
 
     Raises
     ------
+    UsageError
+        If `rows` are given and the source is no URL of a database.
     SourceNotFoundError
         If there is no such path.
     SourceError
         If it is nothing of the kind. That a folder or pattern gives no image shows when it is enumerated.
     """
+    if isinstance(source, str) and is_database_url(source):
+        return database_source(source, axes=axes, **{name: rows.get(name) for name in DATABASE})
+    given = next((name for name, value in rows.items() if value is not None), None)
+    if given is not None and not (isinstance(source, Source) and hasattr(source, "fetch")):
+        raise UsageError(f"{given} is for databases", "give a URL such as sqlite:///lab.db as the source")
     if isinstance(source, Mapping):
         return MappingSource(source, axes)
     if isinstance(source, (str, os.PathLike)):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.config import Config, OnError, Pad, memory_size
+from patchloom.config import Config, OnError, Pad
 from patchloom.engine.reading import Padding
 from patchloom.errors import ImageError, ImageMismatchError, UsageError
 from patchloom.geometry.grid import Edge, Grid
@@ -18,6 +18,7 @@ from patchloom.images.plane import Planes
 from patchloom.loop.catalogue import Catalogue, catalogue_of
 from patchloom.loop.index import PatchIndex, PlaneLayout, index_of
 from patchloom.loop.reading import HeldImages, PixelReader, View, hold
+from patchloom.parsing import memory_size
 
 __all__ = ["Crop", "Cut", "Patches"]
 
@@ -89,6 +90,8 @@ class Patches:
         if on_error not in ("raise", "skip"):
             raise UsageError(f"on_error is raise or skip, not {on_error!r}", "skip leaves out what cannot be read")
         assert config.patch is not None
+        if config.patch == "image":
+            raise UsageError("whole images are for predict()", "give a size in pixels")
         ndim = max(2, len(config.patch))
         self.patch: tuple[int, ...] = config.patch * ndim if len(config.patch) == 1 else config.patch
         self._config, self._skip, self._shape = config, on_error == "skip", None if shape is None else tuple(shape)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,16 @@ class RunDocument:
     source
         What rebuilds the source, or None where it cannot be rebuilt (arrays).
     model
-        ``spec`` (a path or ``module:function``, None for a live model), ``name`` and ``identity``.
+        ``spec`` (a path or ``module:function``, a list of them for an ensemble, None for a live model), ``name`` and
+        ``identity``.
     ndim, heads, unit_width
         See `RunLayout`.
     channels, image_dtype
         Of the pixels that the model is given.
+    whole
+        See `RunLayout`.
+    id
+        Of this run and no other: what stores know it by.
     hook, filter
         Identity of a `preprocess` function, and of a `skip` filter, that were given as objects.
     """
@@ -51,10 +57,12 @@ class RunDocument:
     image_dtype: str
     hook: str | None = None
     filter: str | None = None
+    whole: tuple[int, ...] | None = None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
 
     def layout(self, folder: Path) -> RunLayout:
         """Geometry and files of the run."""
-        return RunLayout(folder, self.config, self.ndim, self.heads, self.unit_width)
+        return RunLayout(folder, self.config, self.ndim, self.heads, self.unit_width, self.whole)
 
     def write(self, folder: Path) -> None:
         """Write ``run.json`` atomically."""
@@ -72,6 +80,8 @@ class RunDocument:
             "config": config,
             "hook": self.hook,
             "filter": self.filter,
+            "whole": self.whole,
+            "id": self.id,
             "ndim": self.ndim,
             "heads": heads_to_json(self.heads),
             "unit_width": self.unit_width,
@@ -119,6 +129,8 @@ class RunDocument:
             document["image_dtype"],
             document["hook"],
             document.get("filter"),
+            tuple(document["whole"]) if document.get("whole") else None,
+            document.get("id") or digest(document)[:32],
         )
 
     @property
@@ -143,7 +155,11 @@ class RunDocument:
         theirs = json.loads(json.dumps(fingerprint(config, identity)))
         for name in LIVE:
             theirs[name] = live_identity(getattr(config, name)) or theirs[name]
-        for name, value in json.loads(json.dumps(ours)).items():
+        # The identity of models that are combined says how; the options say it so that a person understands.
+        names = sorted(ours, key=lambda name: name not in ("ensemble", "tta"))
+        ours = json.loads(json.dumps(ours))
+        for name in names:
+            value = ours[name]
             if value != theirs[name]:
                 hint = f"choose another -o, or --overwrite to discard {images_done} image{'s' * (images_done != 1)}"
                 raise ConfigMismatchError(

@@ -131,6 +131,12 @@ class Index:
         rows = self._query(f"select {', '.join(ImageRow.__annotations__)} from image where name = ?", (name,))
         return next((_image_row(row) for row in rows), None)
 
+    def known(self, names: Sequence[str]) -> dict[str, ImageRow]:
+        """Those of some images (1000 at most) that the run knows."""
+        marks = ", ".join("?" * len(names))
+        rows = self._query(f"select {', '.join(ImageRow.__annotations__)} from image where name in ({marks})", names)
+        return {row[0]: _image_row(row) for row in rows}
+
     def unknown(self, names: list[str]) -> list[str]:
         """Those of `names` (1000 at most) that the run does not know."""
         marks = ", ".join("?" * len(names))

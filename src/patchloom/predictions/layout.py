@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from patchloom.config import CHANGES_PREDICTIONS, Config
 from patchloom.errors import UsageError
 from patchloom.geometry.axes import spatial_axes
-from patchloom.geometry.grid import Grid, per_axis
+from patchloom.geometry.grid import Edge, Grid, per_axis
 from patchloom.geometry.region import Region
 from patchloom.geometry.units import UnitLayout, dense_unit, table_unit
 from patchloom.models.heads import reduced_heads
@@ -47,6 +47,8 @@ class PlaneInfo:
         Size of a pixel at that level, and its unit, for each spatial axis where known.
     crs, origin
         Of a georeferenced image.
+    original
+        Pixels (y, x) of the image where it is predicted as a whole at another size, which is then that of `plane`.
     """
 
     plane: tuple[int, ...]
@@ -56,6 +58,7 @@ class PlaneInfo:
     unit: Mapping[str, str] | None = None
     crs: str = ""
     origin: tuple[float, float] | None = None
+    original: tuple[int, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the journal has it."""
@@ -67,12 +70,13 @@ class PlaneInfo:
             "unit": dict(self.unit or {}),
             "crs": self.crs,
             "origin": self.origin,
+            **({"original": self.original} if self.original else {}),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PlaneInfo:
         """What `to_json` gave."""
-        origin = values["origin"]
+        origin, original = values["origin"], values.get("original")
         return cls(
             tuple(values["plane"]),
             values["loop_axes"],
@@ -81,6 +85,7 @@ class PlaneInfo:
             values["unit"],
             values["crs"],
             tuple(origin) if origin else None,
+            tuple(original) if original else None,
         )
 
     @property
@@ -105,6 +110,8 @@ class RunLayout:
         Heads as the model gives them.
     unit_width
         Pixels across a unit that memory allowed when the run was begun; None where that is no constraint.
+    whole
+        Size (y, x) at which each image is one patch; None where images are cut into patches.
     """
 
     folder: Path
@@ -112,11 +119,15 @@ class RunLayout:
     ndim: int
     raw_heads: tuple[Head, ...]
     unit_width: int | None = None
+    whole: tuple[int, ...] | None = None
 
     @cached_property
     def patch(self) -> tuple[int, ...]:
         """Pixels of a patch on each axis."""
-        return per_axis(_one_or_many(self.config.patch or (512,)), self.ndim)
+        if self.whole is not None:
+            return self.whole
+        assert isinstance(self.config.patch, tuple)
+        return per_axis(_one_or_many(self.config.patch), self.ndim)
 
     @cached_property
     def stride(self) -> tuple[int, ...]:
@@ -154,6 +165,11 @@ class RunLayout:
     def check(self) -> None:
         """Raise UsageError where the stride does not fit the heads' scales, or the patch the number of axes."""
         for p, s, multiple in zip(self.patch, self.stride, self._multiples, strict=True):
+            if s % multiple and self.whole is not None:
+                raise UsageError(
+                    f"images of {p} pixels are no multiple of {multiple}, which the output's scale needs",
+                    "choose --resize or --centre-crop so that it divides them",
+                )
             if s % multiple or p % multiple:
                 near = max(multiple, round(s / multiple) * multiple)
                 raise UsageError(
@@ -164,7 +180,7 @@ class RunLayout:
     def grid(self, plane: Sequence[int]) -> Grid:
         """Grid of one plane, laid on the image padded to a multiple of what the heads' scales need."""
         padded = tuple(-(-n // m) * m for n, m in zip(plane, self._multiples, strict=True))
-        return Grid.of(padded, self.patch, self.stride, edge=self.config.edge)
+        return _grid(padded, self.patch, self.stride, self.config.edge)
 
     def patches(self, info: PlaneInfo) -> int:
         """Number of patches of an image."""
@@ -296,6 +312,12 @@ def _component(part: str) -> str:
 
 def _escaped(letter: str) -> str:
     return "".join(f"%{byte:02X}" for byte in letter.encode("utf-8", "surrogateescape"))
+
+
+@lru_cache(maxsize=256)
+def _grid(shape: tuple[int, ...], patch: tuple[int, ...], stride: tuple[int, ...], edge: Edge) -> Grid:
+    """Images of a collection often have the same size."""
+    return Grid.of(shape, patch, stride, edge=edge)
 
 
 def _hull(ranges: Sequence[range]) -> range:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import EllipsisType
@@ -23,7 +24,8 @@ from patchloom.predictions.skipped import unpack
 
 if TYPE_CHECKING:
     from patchloom.predictions.maps import StitchedMap
-    from patchloom.predictions.patches import PatchFile, PatchFiles
+    from patchloom.predictions.patches import PatchFile, PatchFiles, UnitRows
+    from patchloom.predictions.stores.store import PredictionStore
 
 __all__ = ["ImagePredictions", "Lookup", "Prediction"]
 
@@ -41,10 +43,35 @@ class Lookup:
         Of the run.
     layout, index
         Of the run.
+    open_store
+        Opens the store of its vector heads, when it is needed for the first time; None: they are tables in the folder.
     """
 
-    def __init__(self, folder: Path, layout: RunLayout, index: Index) -> None:
-        self._folder, self.layout, self.index = folder, layout, index
+    def __init__(
+        self, folder: Path, layout: RunLayout, index: Index, open_store: Callable[[], PredictionStore] | None = None
+    ) -> None:
+        self._folder, self.layout, self.index, self._open_store = folder, layout, index, open_store
+
+    @cached_property
+    def store(self) -> PredictionStore | None:
+        """Where rows of vector heads are; None where they are tables in the folder."""
+        if self._open_store is None:
+            return None
+        store = self._open_store()
+        weakref.finalize(self, store.close)  # nobody closes a run
+        return store
+
+    def rows(self, head: Head, row: ImageRow) -> Iterator[UnitRows]:
+        """Everything that is predicted of one image's vector head, in pieces."""
+        parts = self.index.parts(row.name)
+        if self.store is not None:
+            from patchloom.predictions.stores.reading import committed_rows
+
+            yield from committed_rows(self.store, self.layout, head, row, parts)
+            return
+        loop_axes = PlaneInfo.from_json(row.info or {}).loop_axes
+        for unit, loops in dict.fromkeys((part.unit, part.loops) for part in parts):
+            yield self.table(head, unit, loop_axes).rows(row.name, loops)
 
     def table(self, head: Head, unit: str, loop_axes: str) -> PatchFile:
         """Table of one unit; some are kept open."""
@@ -131,6 +158,18 @@ class ImagePredictions(Mapping[Key, Prediction]):
             if not skipped and (done or self._parts_of(loops, start) is not None):
                 yield (*loops, *start)
 
+    def items(self) -> ItemsView[Key, Prediction]:
+        """Origins and predictions; out of a store they come many at a time."""
+        return _StoredItems(self) if self._is_stored else super().items()
+
+    def values(self) -> ValuesView[Prediction]:
+        """Predictions; out of a store they come many at a time."""
+        return _StoredValues(self) if self._is_stored else super().values()
+
+    @property
+    def _is_stored(self) -> bool:
+        return self._lookup.store is not None and not self._lookup.layout.dense_heads
+
     def __len__(self) -> int:
         if self.state != "done":
             return sum(1 for _ in self)
@@ -157,6 +196,10 @@ class ImagePredictions(Mapping[Key, Prediction]):
     def at(self, *pixel: int) -> dict[Key, Prediction]:
         """Predictions of the patches that cover a pixel, by their origins."""
         loops, point = self._split(pixel)
+        original = self.info.original
+        if loops is not None and original is not None:
+            inside = all(0 <= p < n for p, n in zip(point, original, strict=True))
+            point = (0,) * len(point) if inside else (-1,) * len(point)
         if loops is None or any(not 0 <= p < n for p, n in zip(point, self.info.plane, strict=True)):
             return {}
         near = self.grid.covering(Region(point, (1,) * len(point)))
@@ -177,7 +220,9 @@ class ImagePredictions(Mapping[Key, Prediction]):
         if loops is None or index is None:
             raise NotPredictedError(f"no patch of {self.image!r} starts at {tuple(key)}", "")
         axes = spatial_axes(len(start))
-        sizes = [min(p, n - a) for p, n, a in zip(self.grid.patch, self.info.plane, start, strict=True)]
+        sizes = self.info.original or [
+            min(p, n - a) for p, n, a in zip(self.grid.patch, self.info.plane, start, strict=True)
+        ]
         loop_values = {axis.lower(): i for axis, i in zip(self.info.loop_axes, loops, strict=True)}
         place = self.grid.place_of(index)
         return (
@@ -285,6 +330,8 @@ class ImagePredictions(Mapping[Key, Prediction]):
             part = next((part for part in parts if part.region.intersect(origin).size), None)
             if part is None:
                 raise RunDamagedError(f"the journal has lost predictions of {self.image}", "run `patchloom verify`")
+            if self._lookup.store is not None:
+                return self._stored(self._lookup.store, head, (*loops, *start))
             table = self._lookup.table(head, part.unit, self.info.loop_axes)
             return table.row(self.image, loops, start, part.offset)
         stitched = self.stitched(head.name)
@@ -292,8 +339,61 @@ class ImagePredictions(Mapping[Key, Prediction]):
         area = self._lookup.layout.map_region(head, self.info.plane, Region(start, self.grid.patch).intersect(whole))
         return stitched[self._index_of(stitched.axes, loops, area)]
 
+    def _stored(self, store: PredictionStore, head: Head, key: Key) -> Prediction:
+        found = store.get(head.name, self.image, self.key_axes, key)
+        if found is None:
+            raise RunDamagedError(
+                f"the store has lost the prediction of {self.image!r} at {key}", "`patchloom verify` names what is lost"
+            )
+        return found
+
+    def _streamed(self) -> Iterator[tuple[Key, Prediction]]:
+        """Items, read some thousands at a time; for runs without maps."""
+        row = self._lookup.index.image(self.image)
+        assert row is not None
+        heads = self._lookup.layout.heads
+        count = 0
+        for found in zip(*(_pairs(self._lookup.rows(head, row)) for head in heads), strict=True):
+            keys = {key for key, _ in found}
+            if len(keys) > 1:
+                raise RunDamagedError(f"heads of {self.image!r} have different patches", "run `patchloom verify`")
+            count += 1
+            yield keys.pop(), (
+                found[0][1]
+                if len(heads) == 1
+                else {head.name: value for head, (_, value) in zip(heads, found, strict=True)}
+            )
+        if self.state == "done" and count != len(self):
+            raise RunDamagedError(
+                f"the store has {count:,} of {len(self):,} patches of {self.image!r}", "run `patchloom verify`"
+            )
+
     def _index_of(self, axes: str, loops: Key, area: Region) -> tuple[int | slice, ...]:
         """Index of an area of one plane in an array with `axes`."""
         by_axis: dict[str, int | slice] = dict(zip(self.info.loop_axes, loops, strict=True))
         by_axis |= dict(zip(spatial_axes(len(area.shape)), area.slices, strict=True))
         return tuple(by_axis.get(axis, slice(None)) for axis in axes)
+
+
+class _StoredItems(ItemsView[Key, Prediction]):
+    """Items out of a store, which is not asked patch by patch."""
+
+    _mapping: ImagePredictions
+
+    def __iter__(self) -> Iterator[tuple[Key, Prediction]]:
+        return self._mapping._streamed()
+
+
+class _StoredValues(ValuesView[Prediction]):
+    _mapping: ImagePredictions
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return (value for _, value in self._mapping._streamed())
+
+
+def _pairs(rows: Iterable[UnitRows]) -> Iterator[tuple[Key, Prediction]]:
+    """Keys and predictions of rows that were not skipped."""
+    for part in rows:
+        for i, start in enumerate(part.starts.tolist()):
+            if part.skipped is None or not part.skipped[i]:
+                yield (*part.loops, *start), part.values[i]

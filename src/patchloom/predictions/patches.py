@@ -30,7 +30,7 @@ from patchloom.geometry.axes import spatial_axes
 from patchloom.models.model import Head
 
 __all__ = ["PatchFile", "PatchFiles", "UnitRows", "damaged", "encode_unit", "key_columns", "key_ranges", "list_values",
-           "schema", "score_columns"]
+           "schema", "score_columns", "unit_table"]
 
 Key = tuple[Any, ...]
 """Image, loops and first pixel of a row; rows are sorted by it, which is also the order of places."""
@@ -129,6 +129,26 @@ def encode_unit(head: Head, loop_axes: str, ndim: int, rows: Sequence[UnitRows])
     rows
         Of all parts of the unit, in the order in which they are stored; at least one part, which may have no rows.
     """
+    values = rows[0].values if len(rows) == 1 else np.concatenate([part.values for part in rows])
+    skipped = _skipped(rows)
+    listed = bool(head.shape) and _is_one_column(head)
+    row_bytes = max(1, values.dtype.itemsize * int(np.prod(values.shape[1:])))
+    size = max(1, min(ROW_GROUP, GROUP_BYTES // row_bytes))
+    marks = {"patchloom.rows": json.dumps(_ranges(rows, size))}
+    if skipped is not None:
+        marks["patchloom.skipped"] = str(int(skipped.sum()))
+    table = unit_table(head, loop_axes, ndim, rows)
+    table = table.replace_schema_metadata({**table.schema.metadata, **marks})
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table, sink, row_group_size=size, compression="zstd", compression_level=1, use_dictionary=["image"],
+        write_page_checksum=True,
+        use_byte_stream_split=["prediction.list.element"] if listed and head.dtype.kind == "f" else False)
+    return bytes(sink.getvalue())
+
+
+def unit_table(head: Head, loop_axes: str, ndim: int, rows: Sequence[UnitRows]) -> pa.Table:
+    """Rows as an Arrow table with the columns of `schema`; parameters are those of `encode_unit`."""
     counts = [len(part.values) for part in rows]
     names = list(dict.fromkeys(part.image for part in rows))
     numbers = {name: i for i, name in enumerate(names)}
@@ -141,20 +161,7 @@ def encode_unit(head: Head, loop_axes: str, ndim: int, rows: Sequence[UnitRows])
     values = rows[0].values if len(rows) == 1 else np.concatenate([part.values for part in rows])
     skipped = _skipped(rows)
     columns += _score_arrays(values, head, skipped)
-    listed = bool(head.shape) and _is_one_column(head)
-    row_bytes = max(1, values.dtype.itemsize * int(np.prod(values.shape[1:])))
-    size = max(1, min(ROW_GROUP, GROUP_BYTES // row_bytes))
-    about = schema(head, loop_axes, ndim, gaps=skipped is not None)
-    marks = {"patchloom.rows": json.dumps(_ranges(rows, size))}
-    if skipped is not None:
-        marks["patchloom.skipped"] = str(int(skipped.sum()))
-    table = pa.Table.from_arrays(columns, schema=about.with_metadata({**about.metadata, **marks}))
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table, sink, row_group_size=size, compression="zstd", compression_level=1, use_dictionary=["image"],
-        write_page_checksum=True,
-        use_byte_stream_split=["prediction.list.element"] if listed and head.dtype.kind == "f" else False)
-    return bytes(sink.getvalue())
+    return pa.Table.from_arrays(columns, schema=schema(head, loop_axes, ndim, gaps=skipped is not None))
 
 
 def key_ranges(metadata: Mapping[bytes, bytes] | None) -> list[tuple[Key, Key]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas
     import polars
 
-__all__ = ["PatchTable"]
+__all__ = ["Footer", "PatchTable", "as_type"]
 
 BATCH = 10_000
 SPAN_BYTES = 64 << 20
@@ -170,14 +170,14 @@ class PatchTable:
         return any(footer.gaps for footer in self._footers)
 
     @cached_property
-    def _footers(self) -> list[_Footer]:
+    def _footers(self) -> list[Footer]:
         return [_footer(path) for path in self._files]
 
-    def _spans(self) -> Iterator[list[_Footer]]:
+    def _spans(self) -> Iterator[list[Footer]]:
         """Tables in the order of their rows; those whose rows lie between one another's are together."""
         row_bytes = sum(_width(field.type) for field in self.schema)
         enough = SPAN_BYTES if self._limit is None else min(SPAN_BYTES, self._limit * row_bytes)
-        span: list[_Footer] = []
+        span: list[Footer] = []
         for footer in sorted((footer for footer in self._footers if footer.ends), key=lambda footer: footer.first):
             apart = all(other.last < footer.first for other in span)
             if span and apart and sum(other.rows for other in span) * row_bytes >= enough:
@@ -187,7 +187,7 @@ class PatchTable:
         if span:
             yield span
 
-    def _read(self, footers: Sequence[_Footer], limit: int | None, size: int) -> Iterator[pa.RecordBatch]:
+    def _read(self, footers: Sequence[Footer], limit: int | None, size: int) -> Iterator[pa.RecordBatch]:
         with connection() as database:
             relation = self._chosen(self._rows(database, footers)).order(self._order())
             for batch in self._fetched(relation if limit is None else relation.limit(limit), size):
@@ -231,7 +231,7 @@ class PatchTable:
             except (OSError, pa.ArrowException) as error:
                 raise damaged(path, error) from None
 
-    def _rows(self, database: duckdb.DuckDBPyConnection, footers: Sequence[_Footer]) -> duckdb.DuckDBPyRelation:
+    def _rows(self, database: duckdb.DuckDBPyConnection, footers: Sequence[Footer]) -> duckdb.DuckDBPyRelation:
         """All rows that count."""
         mixed = [footer.path for footer in footers if footer.path in self._current]
         whole = [str(footer.path) for footer in footers if footer.path not in self._current]
@@ -273,7 +273,7 @@ class PatchTable:
             if field.name in self._floats:
                 numbers = pc.fill_null(column, pa.scalar(np.nan, column.type))
                 column = numbers if skipped is None else pc.if_else(skipped, column, numbers)
-            columns.append(_cast(column, field.type))
+            columns.append(as_type(column, field.type))
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
     def _order(self) -> str:
@@ -284,7 +284,7 @@ class PatchTable:
 
 
 @dataclass(frozen=True)
-class _Footer:
+class Footer:
     """What is known of a table without reading its rows."""
 
     path: Path
@@ -304,7 +304,7 @@ class _Footer:
         return self.ends[1]
 
 
-def _footer(path: Path) -> _Footer:
+def _footer(path: Path) -> Footer:
     try:
         status = path.stat()
         return _read_footer(path, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -313,7 +313,7 @@ def _footer(path: Path) -> _Footer:
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _read_footer(path: Path, *version: int) -> _Footer:
+def _read_footer(path: Path, *version: int) -> Footer:
     """Footer of one version of a file, which does not change."""
     metadata = pq.read_metadata(path)
     ranges = key_ranges(metadata.metadata)
@@ -324,7 +324,7 @@ def _read_footer(path: Path, *version: int) -> _Footer:
     first_place = min(names.index(name) for name in ("slab", "row") if name in names)
     ends = (min(first for first, _ in ranges), max(last for _, last in ranges)) if ranges else None
     gaps = b"patchloom.skipped" in metadata.metadata
-    return _Footer(path, metadata.num_rows, tuple(names[1:first_place]), ends, gaps)
+    return Footer(path, metadata.num_rows, tuple(names[1:first_place]), ends, gaps)
 
 
 def _text(value: str) -> str:
@@ -340,11 +340,12 @@ def _workable(kind: Any) -> Any:
     return kind
 
 
-def _cast(column: Any, kind: Any) -> Any:
+def as_type(column: Any, kind: Any) -> Any:
+    """The same values as another Arrow type."""
     if column.type == kind:
         return column
     if pa.types.is_fixed_size_list(kind):
-        numbers = _cast(list_values(column), kind.value_type)
+        numbers = as_type(list_values(column), kind.value_type)
         return pa.FixedSizeListArray.from_arrays(numbers, kind.list_size, mask=column.is_null())
     return column.cast(kind)
 

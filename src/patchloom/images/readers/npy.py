@@ -6,16 +6,17 @@ import math
 import mmap
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import ImageMismatchError, UnreadableImageError
 from patchloom.geometry.region import Region
-from patchloom.images.array import check_dtype
+from patchloom.images.array import ArrayImage, check_dtype
+from patchloom.images.encoded import in_memory
 from patchloom.images.guess import axes_or_guess, blocks
-from patchloom.images.image import ImageInfo
+from patchloom.images.image import Image, ImageInfo
 from patchloom.images.limits import check_chunks
 
 __all__ = ["NpyImage", "NpyReader"]
@@ -32,8 +33,9 @@ class NpyReader:
         """Whether the file begins as NumPy's do."""
         return head.startswith(b"\x93NUMPY")
 
-    def open(self, path: Path, *, axes: str | None = None) -> NpyImage:
+    def open(self, path: Path, *, axes: str | None = None) -> Image:
         """Read the header; see `Reader.open`."""
+        data = in_memory(path)
         try:
             with path.open("rb") as file:
                 version = np.lib.format.read_magic(file)
@@ -52,7 +54,10 @@ class NpyReader:
             raise UnreadableImageError(f"{path}: truncated: it should have {needed} bytes and has {size}",
                                        "copy the file again from where it came from")
         info = check_chunks(path, ImageInfo(letters, (tuple(shape),), dtype, (blocks(letters, shape),)))
-        return NpyImage(path, info, stored, offset, "F" if fortran else "C")
+        order: Literal["F", "C"] = "F" if fortran else "C"
+        if data is not None:
+            return ArrayImage(np.ndarray(shape, stored, data, offset, order=order), letters, str(path))
+        return NpyImage(path, info, stored, offset, order)
 
 
 class NpyImage:

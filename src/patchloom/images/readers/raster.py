@@ -24,6 +24,8 @@ from patchloom.images.limits import check_chunks
 __all__ = ["RasterImage", "RasterReader"]
 
 Pixels = NDArray[Any]
+Box = tuple[float, float, float, float]
+"""Top, left, bottom and right edge in pixels."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
 BMP_HEADERS = {bytes((size, 0, 0, 0)) for size in (12, 40, 52, 56, 64, 108, 124)}
@@ -109,19 +111,28 @@ class RasterImage:
             self._kept = None if region.shape == self.info.shape else pixels
         return pixels[region.slices]
 
+    def read_resized(self, shape: tuple[int, int], box: Box) -> Pixels | None:
+        """A part made small, out of a JPEG decoded to a half, quarter or eighth; see `ReadsResized`."""
+        if self._header.mode not in ("L", "RGB"):
+            return None  # alpha must not change colours, and Pillow would have it do so
+        return self._read(lambda file: _decode_resized(file, self._header, shape, box))
+
     def close(self) -> None:
         """Forget the pixels."""
         with self._lock:
             self._kept = None
 
-    def _decode(self) -> Pixels:
+    def _read(self, decode: Callable[[BinaryIO], Pixels]) -> Pixels:
         try:
             with self._path.open("rb") as file:
-                pixels = _decode(file, self._header)
+                return decode(file)
         except MemoryError:
             raise
         except Exception as error:  # damaged files make Pillow raise almost anything
             raise _unreadable(self._path, error) from error
+
+    def _decode(self) -> Pixels:
+        pixels = self._read(lambda file: _decode(file, self._header))
         if pixels.shape != self.info.shape:
             raise UnreadableImageError(
                 f"{self._path}: its header says {self.info.shape} and it decodes to {pixels.shape}",
@@ -215,6 +226,47 @@ def _decode(file: BinaryIO, header: _Header) -> Pixels:
     pixels = pixels.astype(header.dtype, copy=False)
     turn = TURNS.get(header.orientation)
     return pixels if turn is None else turn(pixels)
+
+
+def _decode_resized(file: BinaryIO, header: _Header, shape: tuple[int, int], box: Box) -> Pixels:
+    """The part `box` of the image as users see it, resized to `shape`."""
+    from PIL import Image
+
+    turn = TURNS.get(header.orientation)
+    if turn is not None:
+        shape, box = _stored(header, shape, box)
+    (top, left, bottom, right), (rows, columns) = box, shape
+    with _picture(file) as picture:
+        # libjpeg leaves out frequencies; twice the pixels that are wanted keep what shows.
+        most = min((bottom - top) / rows, (right - left) / columns) / 2
+        step = _shrunk(picture, next((n for n in (8, 4, 2) if n <= most), 1))
+        shown = picture if picture.mode == header.mode else picture.convert(header.mode)
+        edges = (left / step, top / step, right / step, bottom / step)
+        small = shown.resize((columns, rows), Image.Resampling.BILINEAR, edges)
+        pixels = np.asarray(small)
+    return pixels if turn is None else turn(pixels)
+
+
+def _shrunk(picture: Any, divisor: int) -> float:
+    """Have a JPEG decoded small; returns how many of its pixels become one."""
+    width, height = picture.size
+    if divisor == 1 or picture.format != "JPEG":
+        return 1.0
+    drafted = picture.draft(None, (max(1, width // divisor), max(1, height // divisor)))
+    return float(width / drafted[1][2]) if drafted else 1.0
+
+
+def _stored(header: _Header, shape: tuple[int, int], box: Box) -> tuple[tuple[int, int], Box]:
+    """A size and a part of the picture as users see it, in the picture as it is stored."""
+    corners = TURNS[header.orientation](np.arange(4).reshape(2, 2))
+    low, high = list(box[:2]), list(box[2:])
+    for axis, first in enumerate(np.argwhere(corners == 0)[0]):
+        if first:  # the first stored pixel is seen at the far end of this axis
+            n = header.shape[axis]
+            low[axis], high[axis] = n - high[axis], n - low[axis]
+    if header.orientation >= 5:
+        return (shape[1], shape[0]), (low[1], low[0], high[1], high[0])
+    return shape, (low[0], low[1], high[0], high[1])
 
 
 def _unreadable(path: Path, error: Exception) -> ImageError:

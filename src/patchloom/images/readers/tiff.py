@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from patchloom.errors import ImageError, UnreadableImageError
 from patchloom.geometry.region import Region
+from patchloom.images.encoded import in_memory
 from patchloom.images.image import ImageInfo
 from patchloom.images.limits import check_chunks
-from patchloom.images.readers.tiff_segments import File, Level
+from patchloom.images.readers.tiff_segments import File, Level, MemoryFile
 
 __all__ = ["TiffImage", "TiffReader"]
 
@@ -47,8 +48,9 @@ class TiffReader:
 
     def open(self, path: Path, *, axes: str | None = None) -> TiffImage:
         """Read the headers; see `Reader.open`."""
+        data = in_memory(path)
         try:
-            file = File(path)
+            file = File(path) if data is None else MemoryFile(path, data)
         except OSError as error:
             raise UnreadableImageError(f"{path}: cannot be opened: {error.strerror}") from error
         try:
@@ -87,7 +89,7 @@ def _headers(path: Path, file: File, axes: str | None) -> tuple[ImageInfo, tuple
 
     try:
         # Names of other files in OME metadata are not followed: this file is what was asked for.
-        with tifffile.TiffFile(path, _multifile=False) as tif:
+        with tifffile.TiffFile(file.headers(), _multifile=False) as tif:
             if len(tif.pages):
                 check_announced(file, tif.pages.first.description)
             layout = lay_out(tif, file, axes)
