@@ -216,7 +216,7 @@ class _Session:
         try:
             if document is not None:
                 self._check(document, index)
-            _sweep_tables(self._folder, index)
+            sweep_tables(self._folder, index)
             journal = Journal(self._folder / "journal")
             store = None
             try:
@@ -390,7 +390,7 @@ def _list(journal: Journal, index: Index, names: list[str]) -> None:
         journal.append({"is": "listed", "images": new}, durable=False)
 
 
-def _sweep_tables(folder: Path, index: Index) -> None:
+def sweep_tables(folder: Path, index: Index) -> None:
     """Remove tables that a crash left without a record: whoever reads the folder as it is would count rows twice."""
     for path in (folder / "patches").rglob("*.parquet"):
         if not index.knows_file(path.relative_to(folder).as_posix()):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.geometry.placing import Placing
-from patchloom.geometry.region import Region
+from patchloom.geometry.region import Piece, Region
 from patchloom.models.steps import Reduce
 from patchloom.predictions.dense import DenseMap
 
@@ -180,24 +180,9 @@ class UnitMap:
                 if self._touched is not None:
                     self._touched[index] = True
 
-    def _pieces(self, area: Region) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
+    def _pieces(self, area: Region) -> Iterator[Piece]:
         """For each chunk that `area` touches: its index, the part of it, and the same part of `area`."""
-        lines = []
-        for a, b, origin, chunk in zip(area.start, area.stop, self.region.start, self.layout.chunk, strict=True):
-            first, stop = a - origin, b - origin
-            lines.append(
-                [
-                    (
-                        i,
-                        slice(max(0, first - i * chunk), min(chunk, stop - i * chunk)),
-                        slice(max(0, i * chunk - first), min(stop, (i + 1) * chunk) - first),
-                    )
-                    for i in range(first // chunk, -(-stop // chunk))
-                ]
-            )
-        for pieces in itertools.product(*lines):
-            index, inside, part = zip(*pieces, strict=True)
-            yield index, inside, part
+        return area.relative_to(self.region.start).pieces(self.layout.chunk)
 
     @cached_property
     def _covered(self) -> list[list[NDArray[np.bool_]]]:

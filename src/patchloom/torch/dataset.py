@@ -169,7 +169,6 @@ class PatchDataset(_Patched, Dataset[Item]):
             on_error=on_error,
         )
         self.transform = transform
-        self._skip = on_error == "skip"
 
     def __len__(self) -> int:
         return len(self.patches)

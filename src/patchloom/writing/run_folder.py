@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from patchloom.api import OURS
+from patchloom.api import OURS, sweep_tables
 from patchloom.config import Config
 from patchloom.engine.commit import Commits, Task
 from patchloom.engine.stitch import BufferPool
@@ -130,7 +130,7 @@ class RunFolder:
                         f"run in {self.folder}",
                         "choose another folder",
                     )
-            self._sweep_tables()
+            sweep_tables(self.folder, self.index)
             self._journal = Journal(self.folder / "journal")
         except BaseException:
             self.index.close()
@@ -167,12 +167,6 @@ class RunFolder:
         begun = "run.json" in names or GUARD in names
         if names - OURS or (names and not begun) or self.folder.is_file():
             raise OutputError(f"{self.folder} holds other files and is no run", "choose another folder")
-
-    def _sweep_tables(self) -> None:
-        """Remove tables that a crash left without a record."""
-        for path in (self.folder / "patches").rglob("*.parquet"):
-            if not self.index.knows_file(path.relative_to(self.folder).as_posix()):
-                path.unlink()
 
 
 def _close_after_main(commits: Commits) -> None:
