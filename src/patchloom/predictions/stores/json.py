@@ -117,7 +117,6 @@ class JsonStore:
             with self._alone(path):
                 for each in (path, _log(path)):
                     each.unlink(missing_ok=True)
-            _lock(path).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # other images are in it
                 _remove_empty(path.parent, self._owned())
         if image is None:
@@ -131,15 +130,13 @@ class JsonStore:
             path = log.with_suffix("")
             with self._alone(path):
                 self._fold(path, self._load(path))
-            _lock(path).unlink(missing_ok=True)
         self._writes = False
 
     def _put_image(self, image: str, axes: str, lines: dict[Key, Line]) -> None:
         path = self._path(image, make=True)
         self._writes = True
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._alone(path):
+            with self._alone(path, make=True):
                 text = b"".join(_encoded([list(key), line]) + b"\n" for key, line in lines.items())
                 logged = _size(_log(path)) + len(text)
                 if path.exists() and logged < _size(path):
@@ -150,7 +147,6 @@ class JsonStore:
                 for key, line in lines.items():
                     found.take(key, line)
                 self._fold(path, found)
-            _lock(path).unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror or error}", "make room, or change its permissions") from error
 
@@ -210,15 +206,21 @@ class JsonStore:
         self._own = None
 
     @contextlib.contextmanager
-    def _alone(self, path: Path) -> Iterator[None]:
-        """No other thread or process writes the image meanwhile."""
+    def _alone(self, path: Path, *, make: bool = False) -> Iterator[None]:
+        """No other thread or process writes the image meanwhile; without its folder there is nothing to write."""
+        lock = _lock(path)
         with self._locks[hash(path) % len(self._locks)], contextlib.ExitStack() as stack:
-            while path.parent.is_dir():
-                file = stack.enter_context(_lock(path).open("ab"))
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if _lock(path).exists() and os.fstat(file.fileno()).st_ino == _lock(path).stat().st_ino:
-                    break  # whoever had it before us may have removed it
+            while make or path.parent.is_dir():
+                with contextlib.suppress(FileNotFoundError):  # whoever had the lock, or the folder, has just removed it
+                    if make:
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                    file = stack.enter_context(lock.open("ab"))
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                    if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                        break
             yield
+            if not _log(path).exists():
+                lock.unlink(missing_ok=True)  # while it is ours: whoever waits for it then sees that it is gone
 
 
 class _Image:
