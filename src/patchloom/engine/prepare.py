@@ -83,7 +83,6 @@ def _loaded(model: object, config: Config, threads: int) -> Model:
             threads=threads,
             arch=config.arch,
             allow_pickle=config.allow_pickle,
-            steps=Steps(_preprocess(config)),
         )
         for one in (model if isinstance(model, (list, tuple)) else [model])
     ]
@@ -172,7 +171,10 @@ def prepare(
     channels, image_dtype = _channels(model, found, document), _image_dtype(found, model, document)
     preprocess = _preprocess(config)
     preprocess.check(channels)
+    # The user's own step comes after ours and before the model, so all of it is done here.
     on_device = model.info.on_device and config.preprocess is None
+    by_model = preprocess if on_device else Preprocess()
+    model = with_steps(model, Steps(by_model))
     dtype = image_dtype if on_device else preprocess.output_dtype(image_dtype, model.info.dtype)
     hook = _hook(config)
 
@@ -189,8 +191,8 @@ def prepare(
     layout = replace(layout_of(config, ndim, heads, None), whole=whole)
     layout.check()
     reduce = parse_reduce(config.reduce, [head.name for head in heads])
-    if on_device and config.blend == "crop":
-        predictor = predictor_for(with_steps(model, Steps(preprocess, reduce)), layout.heads)
+    if model.info.on_device and config.blend == "crop":
+        predictor = predictor_for(with_steps(model, Steps(by_model, reduce)), layout.heads)
         model = predictor.model
     else:
         vectors = {head.name for head in heads if head.kind == "vector"}
