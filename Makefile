@@ -13,12 +13,12 @@ demo: .venv/patchloom.stamp
 	$(BIN)/patchloom demo
 
 # What CI runs. TensorFlow has a process of its own.
-test: .venv/test.stamp check
+test: .venv/test.stamp .venv/servers.stamp check
 	PATCHLOOM_REQUIRE_TENSORFLOW=1 $(BIN)/python -m pytest -n $(WORKERS) tests/keras
-	$(BIN)/python -m pytest -n $(WORKERS) --ignore tests/keras
+	PATCHLOOM_REQUIRE_SERVERS=`cat .venv/servers.stamp` $(BIN)/python -m pytest -n $(WORKERS) --ignore tests/keras
 
-test-slow: .venv/test.stamp
-	$(BIN)/python -m pytest -m slow
+test-slow: .venv/test.stamp .venv/servers.stamp
+	PATCHLOOM_REQUIRE_SERVERS=`cat .venv/servers.stamp` $(BIN)/python -m pytest -m slow
 
 check: .venv/check.stamp
 	$(BIN)/ruff check
@@ -45,6 +45,10 @@ clean:
 .venv/check.stamp: .venv/patchloom.stamp
 	$(INSTALL) --group check
 	@touch $@
+
+# Database servers of the system's packages; where they cannot be installed their tests are skipped, and pytest says so.
+.venv/servers.stamp: tests/install-servers | .venv/pip.stamp
+	@if tests/install-servers; then echo 1 > $@; else echo > $@; fi
 
 # One call for all of it: the pinned torch has to be known to whatever else asks for torch.
 .venv/test.stamp: .venv/check.stamp

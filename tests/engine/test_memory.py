@@ -57,7 +57,7 @@ def measured(folder: Path, height: int, width: int, blend: str) -> dict[str, int
     return answer
 
 
-@pytest.mark.parametrize("blend", ["crop", "gaussian"])
+@pytest.mark.parametrize("blend", ["crop", pytest.param("gaussian", marks=pytest.mark.slow)])
 def test_a_larger_image_takes_no_more_memory_and_no_more_than_was_projected(tmp_path: Path, blend: str) -> None:
     # Eight units a sweep, so that as many are under way at once as ever will be.
     first, again = (measured(tmp_path / name, 4096, 8192, blend) for name in ("first", "again"))

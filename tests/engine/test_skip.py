@@ -147,7 +147,7 @@ class TestAgainstTheOracle:
     @pytest.mark.parametrize("blend", BLENDS)
     def test_in_two_dimensions(self, blend: str, edge: str) -> None:
         oracle = Oracle((48, 40), (32, 24), edge=edge, blend=blend)
-        image = islands((2, 1201, 301), share=0.1)
+        image = islands((2, 1201, 101), share=0.2)
         assert 0 < len(kept(oracle, image)) < len(oracle.origins(image.shape[1:]))
         with run_of(image, both, oracle) as run:
             check(run, image, oracle)
@@ -349,7 +349,9 @@ def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> patch
 
 
 class TestTheSameAnswer:
-    @pytest.mark.parametrize(("batch", "threads"), [(1, 1), (64, 1), (3, 4), (17, 2)])
+    @pytest.mark.parametrize(("batch", "threads"), [
+        (1, 1), (3, 4), pytest.param(64, 1, marks=pytest.mark.slow), pytest.param(17, 2, marks=pytest.mark.slow),
+    ])  # fmt: skip
     def test_whatever_the_batch_and_the_threads(
         self, batch: int, threads: int, folder: Path, undisturbed: patchloom.Run, tmp_path: Path
     ) -> None:
@@ -357,7 +359,9 @@ class TestTheSameAnswer:
         run = patchloom.predict(folder, both, tmp_path / "run", batch=batch, threads=threads, **OPTIONS)
         same(run, undisturbed)
 
-    @pytest.mark.parametrize("after", [1, 2, 4])
+    @pytest.mark.parametrize("after", [
+        1, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow),
+    ])  # fmt: skip
     def test_after_an_interruption(
         self, after: int, folder: Path, undisturbed: patchloom.Run, tmp_path: Path
     ) -> None:

@@ -11,45 +11,51 @@ from . import nets
 
 
 class TestLive(ModelTests):
-    @pytest.fixture(autouse=True)
-    def _loaded(self):
-        self._model = load_model(nets.convolution())
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _loaded(cls, tmp_path_factory):
+        """Once a class: making a model takes seconds."""
+        cls._model = cls.load(tmp_path_factory.mktemp("model"))
+
+    @classmethod
+    def load(cls, folder):
+        return load_model(nets.convolution())
 
     def model(self):
         return self._model
 
 
 class TestKerasFile(TestLive):
-    @pytest.fixture(autouse=True)
-    def _loaded(self, tmp_path):
-        nets.convolution().save(tmp_path / "net.keras")
-        self._model = load_model(tmp_path / "net.keras")
+    @classmethod
+    def load(cls, folder):
+        nets.convolution().save(folder / "net.keras")
+        return load_model(folder / "net.keras")
 
 
 class TestHdf5File(TestLive):
-    @pytest.fixture(autouse=True)
-    def _loaded(self, tmp_path):
-        nets.convolution().save(tmp_path / "net.h5")
-        self._model = load_model(tmp_path / "net.h5")
+    @classmethod
+    def load(cls, folder):
+        nets.convolution().save(folder / "net.h5")
+        return load_model(folder / "net.h5")
 
 
 class TestWeightsFile(TestLive):
-    @pytest.fixture(autouse=True)
-    def _loaded(self, tmp_path):
-        nets.convolution().save_weights(tmp_path / "net.weights.h5")
-        self._model = load_model(tmp_path / "net.weights.h5", arch=f"{nets.__name__}:weighted")
+    @classmethod
+    def load(cls, folder):
+        nets.convolution().save_weights(folder / "net.weights.h5")
+        return load_model(folder / "net.weights.h5", arch=f"{nets.__name__}:weighted")
 
 
 class TestSeveralHeads(TestLive):
-    @pytest.fixture(autouse=True)
-    def _loaded(self):
-        self._model = load_model(nets.two_heads())
+    @classmethod
+    def load(cls, folder):
+        return load_model(nets.two_heads())
 
 
 class TestChannelsFirst(TestLive):
-    @pytest.fixture(autouse=True)
-    def _loaded(self):
-        self._model = load_model(nets.convolution((3, None, None), data_format="channels_first"))
+    @classmethod
+    def load(cls, folder):
+        return load_model(nets.convolution((3, None, None), data_format="channels_first"))
 
     def test_channels_are_first(self):
         assert (self.info.channels_last, self.info.channels) == (False, 3)
@@ -58,27 +64,27 @@ class TestChannelsFirst(TestLive):
 class TestThreeDimensional(TestLive):
     patch = (8, 12, 16)
 
-    @pytest.fixture(autouse=True)
-    def _loaded(self):
-        self._model = load_model(nets.volume())
+    @classmethod
+    def load(cls, folder):
+        return load_model(nets.volume())
 
     def test_axes_are_known(self):
         assert (self.info.ndim, self.info.channels) == (3, 2)
 
 
 class TestFixedBatch(TestLive):
-    @pytest.fixture(autouse=True)
-    def _loaded(self):
-        self._model = load_model(nets.convolution((64, 48, 3), batch=4))
+    @classmethod
+    def load(cls, folder):
+        return load_model(nets.convolution((64, 48, 3), batch=4))
 
     def test_sizes_are_known(self):
         assert (self.info.batch, self.info.patch) == (4, (64, 48))
 
 
 class TestIntegers(TestLive):
-    @pytest.fixture(autouse=True)
-    def _loaded(self):
-        self._model = load_model(nets.integers())
+    @classmethod
+    def load(cls, folder):
+        return load_model(nets.integers())
 
     def test_type_is_known(self):
         assert (self.info.dtype, self.info.patch) == (np.uint8, (16, 16))
@@ -89,25 +95,25 @@ class TestSubclassedAndNeverCalled(TestLive):
 
     @pytest.fixture(autouse=True)
     def _loaded(self):
-        self._model = load_model(nets.Subclassed())
+        type(self)._model = load_model(nets.Subclassed())
 
 
 class TestSubclassedAndCalled(TestLive):
-    @pytest.fixture(autouse=True)
-    def _loaded(self):
+    @classmethod
+    def load(cls, folder):
         model = nets.Subclassed()
         model(np.zeros((1, 8, 8, 3), np.float32))
-        self._model = load_model(model)
+        return load_model(model)
 
     def test_size_of_the_first_call_is_not_taken_for_the_only_one(self):
         assert (self.info.channels, self.info.patch, self.info.batch) == (3, None, None)
 
 
 class TestExported(TestLive):
-    @pytest.fixture(autouse=True)
-    def _loaded(self, tmp_path):
-        nets.two_heads(as_dict=True).export(tmp_path / "net", verbose=False)
-        self._model = load_model(tmp_path / "net")
+    @classmethod
+    def load(cls, folder):
+        nets.two_heads(as_dict=True).export(folder / "net", verbose=False)
+        return load_model(folder / "net")
 
 
 class Doubling(tf.Module):
@@ -123,21 +129,21 @@ class Doubling(tf.Module):
 
 
 class TestModule(TestLive):
-    @pytest.fixture(autouse=True)
-    def _loaded(self):
-        self._model = load_model(Doubling())
+    @classmethod
+    def load(cls, folder):
+        return load_model(Doubling())
 
 
 class TestSavedModule(TestLive):
-    @pytest.fixture(autouse=True)
-    def _loaded(self, tmp_path):
-        tf.saved_model.save(Doubling(), tmp_path / "net")
-        self._model = load_model(tmp_path / "net")
+    @classmethod
+    def load(cls, folder):
+        tf.saved_model.save(Doubling(), folder / "net")
+        return load_model(folder / "net")
 
 
 class TestFunction(TestLive):
     refuses_channels = False
 
-    @pytest.fixture(autouse=True)
-    def _loaded(self):
-        self._model = load_model(tf.function(lambda x: {"mean": tf.reduce_mean(x, (1, 2, 3)), "same": x}))
+    @classmethod
+    def load(cls, folder):
+        return load_model(tf.function(lambda x: {"mean": tf.reduce_mean(x, (1, 2, 3)), "same": x}))

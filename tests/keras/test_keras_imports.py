@@ -47,7 +47,7 @@ def test_asking_every_loader_about_other_models_imports_neither_keras_nor_tensor
     assert python(code, tmp_path).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("name", ["net.keras", "net.h5"])
+@pytest.mark.parametrize("name", ["net.keras", pytest.param("net.h5", marks=pytest.mark.slow)])
 def test_tensorflow_is_imported_without_a_word(saved, name):
     code = f"""
     import os
@@ -67,7 +67,7 @@ def test_tensorflow_is_imported_without_a_word(saved, name):
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
-@pytest.mark.parametrize("name", ["net.keras", "net.h5"])
+@pytest.mark.parametrize("name", ["net.keras", pytest.param("net.h5", marks=pytest.mark.slow)])
 def test_another_backend_answers_alike_and_imports_no_tensorflow(saved, backend, name):
     """Except for HDF5 files, for which Keras itself imports it where it is installed."""
     if importlib.util.find_spec(backend) is None:

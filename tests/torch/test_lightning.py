@@ -208,8 +208,9 @@ print(*sorted(names & {{"lightning", "pytorch_lightning"}}))
     [
         ("import lightning.pytorch", "lightning"),
         ("import pytorch_lightning", "pytorch_lightning"),
-        ("import pytorch_lightning, lightning.pytorch", "lightning pytorch_lightning"),
-        ("", "lightning"),
+        pytest.param("import pytorch_lightning, lightning.pytorch", "lightning pytorch_lightning",
+                     marks=pytest.mark.slow),
+        pytest.param("", "lightning", marks=pytest.mark.slow),
     ],
 )
 def test_its_bases_are_those_of_the_package_that_is_in_use(imports: str, expected: str) -> None:
