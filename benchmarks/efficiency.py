@@ -74,7 +74,7 @@ PARTS: list[tuple[str, Any, str]] = [
     ("decode", BlockStore, "decode"),
     ("fill the batch, normalise", Pipeline, "_fill"),
     ("model", Predictor, "raw"),
-    ("look for NaN", Predictor, "is_bad"),
+    ("look for NaN", Predictor, "bad"),
     ("reduce and stitch", UnitMap, "place"),
     ("encode and write, levels 0 and 1", DenseMap, "write_shard"),
     ("levels from 2 on", DenseMap, "write_level_shard"),

@@ -1,17 +1,21 @@
 """Stores of predictions: rows written a second, time of a lookup, scan with a filter; beside a raw memory map.
 
-    python benchmarks/stores.py [--patches 1000000] [--numbers 32] [--store URL …]
+    python benchmarks/stores.py [--patches 1000000] [--numbers 32] [--store URL …] [--servers redis,postgresql,…]
 
-Without ``--store`` the embedded ones are measured (JSON, SQLite). Each patch is as many float32 numbers
-as ``--numbers`` says, each image 4096 patches, each put one image. The scan counts the patches whose first score is
-above 0.9: our query through the store, and, for SQL, the database's own.
+Without ``--store`` and ``--servers`` the embedded ones are measured: a memory map, the run's folder, JSON, SQLite.
+``--servers`` starts those of the tests, each for itself. Each patch is as many float32 numbers as ``--numbers`` says,
+each image 4096 patches, each put one image; one process and one thread writes and asks. The scan counts the patches
+whose first score is above 0.9: our query through the store, and, for SQL, the database's own. Making the numbers up is
+part of no figure.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
+import sys
 import tempfile
 import time
 import uuid
@@ -56,16 +60,23 @@ def lookups(images: int, get: Callable[[str, tuple[int, int]], Any]) -> tuple[fl
     return 1e3 * statistics.median(seconds), 1e3 * float(np.percentile(seconds, 99))
 
 
+def written(head: Head, images: int, put: Callable[[int, UnitRows], Any]) -> float:
+    """Seconds that putting all images takes."""
+    seconds = 0.0
+    for image in range(images):
+        rows = rows_of(head, image)
+        seconds += timed(lambda: put(image, rows))  # noqa: B023 - called at once
+    return seconds
+
+
 def memory_map(head: Head, images: int, folder: Path) -> Row:
     path, count = folder / "raw", images * SIDE * SIDE
     made = np.memmap(path, np.float32, "w+", shape=(count, *head.shape))
 
-    def write() -> None:
-        for image in range(images):
-            made[image * SIDE * SIDE : (image + 1) * SIDE * SIDE] = rows_of(head, image).values
-        made.flush()
+    def put(image: int, rows: UnitRows) -> None:
+        made[image * SIDE * SIDE : (image + 1) * SIDE * SIDE] = rows.values
 
-    seconds = timed(write)
+    seconds = written(head, images, put) + timed(made.flush)
     opened = np.memmap(path, np.float32, "r", shape=(count, *head.shape))
 
     def get(name: str, key: tuple[int, int]) -> Any:
@@ -78,12 +89,11 @@ def memory_map(head: Head, images: int, folder: Path) -> Row:
 def run_folder(head: Head, images: int, folder: Path) -> Row:
     paths = [folder / f"{image:05d}.parquet" for image in range(images)]
 
-    def write() -> None:
-        for image, path in enumerate(paths):
-            write_file(path, encode_unit(head, "", 2, [rows_of(head, image)]))
-            flush({path})
+    def put(image: int, rows: UnitRows) -> None:
+        write_file(paths[image], encode_unit(head, "", 2, [rows]))
+        flush({paths[image]})
 
-    seconds = timed(write)
+    seconds = written(head, images, put)
     tables = PatchFiles()
 
     def get(name: str, key: tuple[int, int]) -> Any:
@@ -101,17 +111,13 @@ def store(head: Head, images: int, url: str) -> Row:
     run = StoredRun(uuid.uuid4().hex, (head,), 2)
     opened = open_store(url, run)
 
-    def write() -> None:
-        for image in range(images):
-            opened.put("YX", {head.name: [rows_of(head, image)]})
-
     def scan() -> None:
         for image in range(images):
             for rows in opened.rows(head.name, f"image-{image:05d}.tif", "YX"):
                 int((rows.values[:, 0] > 0.9).sum())
 
     try:
-        seconds = timed(write)
+        seconds = written(head, images, lambda image, rows: opened.put("YX", {head.name: [rows]}))
         found = lookups(images, lambda name, key: opened.get(head.name, name, "YX", key))
         own = timed(lambda: own_scan(opened, run)) if hasattr(opened, "_engine") else float("nan")
         return (without_password(url).partition(":")[0], images * SIDE * SIDE / seconds, *found, timed(scan), own)
@@ -133,13 +139,29 @@ def own_scan(opened: Any, run: StoredRun) -> int:
         return count
 
 
-def measured(head: Head, images: int, urls: list[str]) -> Iterator[Row]:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        yield memory_map(head, images, folder)
-        yield run_folder(head, images, folder)
-        for url in urls or [f"json:{folder / 'json'}", f"sqlite:///{folder / 'predictions.db'}"]:
+def measured(head: Head, images: int, urls: list[str], servers: list[str]) -> Iterator[Row]:
+    if not urls and not servers:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            yield memory_map(head, images, folder)
+            yield run_folder(head, images, folder)
+            for url in (f"json:{folder / 'json'}", f"sqlite:///{folder / 'predictions.db'}"):
+                yield store(head, images, url)
+    for url in urls:
+        yield store(head, images, url)
+    for server in servers:
+        with running(server) as url:
             yield store(head, images, url)
+
+
+@contextlib.contextmanager
+def running(server: str) -> Iterator[str]:
+    """URL of one of the tests' servers while it is there."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests import servers
+
+    with getattr(servers, f"running_{server}")() as found:
+        yield found.url
 
 
 def main() -> None:
@@ -147,6 +169,7 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=1_000_000)
     parser.add_argument("--numbers", type=int, default=32)
     parser.add_argument("--store", action="append", default=[], metavar="URL")
+    parser.add_argument("--servers", default="", metavar="NAMES", help="redis, postgresql, mariadb, mongodb")
     given = parser.parse_args()
     classes = tuple(f"c{i}" for i in range(given.numbers))
     head = Head("scores", "vector", np.dtype(np.float32), (given.numbers,), classes=classes)
@@ -154,7 +177,7 @@ def main() -> None:
     print(f"{images * SIDE**2:,} patches of {given.numbers} float32, {os.cpu_count()} cores\n")
     print("| store | writes/s | get p50 ms | get p99 ms | scan s | own scan s |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, *numbers in measured(head, images, given.store):
+    for name, *numbers in measured(head, images, given.store, given.servers.split(",") if given.servers else []):
         shown = [f"{numbers[0]:,.0f}", *(f"{n:.3f}" if n == n else "" for n in numbers[1:])]  # noqa: PLR0124
         print(f"| {name} | {' | '.join(shown)} |", flush=True)
 

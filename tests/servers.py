@@ -1,8 +1,9 @@
 """Real database servers for tests: each is started once a process, on a free port, with a temporary folder.
 
-Use them by ``from tests.servers import *`` in a ``conftest.py``. A test whose server is not installed is skipped with
-the command that installs it, or fails where ``PATCHLOOM_REQUIRE_SERVERS`` is set.
+``conftest.py`` has them for all tests. A test whose server is not installed is skipped with the command that installs
+it, or fails where ``PATCHLOOM_REQUIRE_SERVERS`` is set.
 
+- S3 is moto's server from PyPI.
 - Redis, PostgreSQL and MariaDB are Debian's: ``apt-get install redis-server postgresql mariadb-server``.
 - MongoDB is ``PATCHLOOM_TEST_MONGODB``, the URL of a real server, or else SecantusDB from PyPI, which speaks MongoDB's
   protocol: it is installed into an environment of its own, which is kept in ``~/.cache/patchloom-tests``
@@ -21,15 +22,19 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+import uuid
 import venv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 __all__ = ["Server", "mariadb_server", "mariadb_url", "mongodb_server", "mongodb_url", "postgresql_server",
-           "postgresql_url", "redis_server", "redis_url"]
+           "postgresql_url", "redis_server", "redis_url", "running_mariadb", "running_mongodb", "running_postgresql",
+           "running_redis", "s3_server", "s3_url"]
 
 PATIENCE = 60
 """Seconds that a server may take to start; this is a small machine."""
@@ -55,6 +60,8 @@ class Server:
         Who runs it, where tests are run by root: servers refuse that.
     quit_by
         Signal that ends it in good order.
+    end_by
+        Signal that ends it at once, when nobody needs its data any more.
     """
 
     command: list[str]
@@ -63,6 +70,7 @@ class Server:
     folder: Path
     user: str | None = None
     quit_by: signal.Signals = signal.SIGTERM
+    end_by: signal.Signals = signal.SIGKILL
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> None:
@@ -85,9 +93,13 @@ class Server:
 
     def stop(self, *, kill: bool = False) -> None:
         """End it, in good order or as a power cut does."""
+        self.end(signal.SIGKILL if kill else self.quit_by)
+
+    def end(self, by: signal.Signals) -> None:
+        """End it by a signal."""
         if self.process is None:
             return
-        self.process.send_signal(signal.SIGKILL if kill else self.quit_by)
+        self.process.send_signal(by)
         try:
             self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -121,8 +133,8 @@ def binary(name: str, *, package: str) -> str:
     return str(found)
 
 
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[Server]:
+@contextlib.contextmanager
+def running_redis() -> Iterator[Server]:
     """Redis that keeps what it is told, with a password."""
     program = binary("redis-server", package="redis-server")
     with _Folder() as folder:
@@ -135,8 +147,8 @@ def redis_server() -> Iterator[Server]:
             yield server
 
 
-@pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[Server]:
+@contextlib.contextmanager
+def running_postgresql() -> Iterator[Server]:
     """PostgreSQL with a password and a database of each test's own."""
     initdb = binary("initdb", package="postgresql")
     program = binary("postgres", package="postgresql")
@@ -149,14 +161,14 @@ def postgresql_server() -> Iterator[Server]:
               "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"], folder, user)
         url = f"postgresql://tester:{PASSWORD}@127.0.0.1:{port}/postgres"
         command = [program, "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-                   "-k", str(folder), "-c", "shared_buffers=32MB"]
-        server = Server(command, url, lambda: _ask_postgresql(url), folder, user, signal.SIGINT)
+                   "-k", str(folder), "-c", "shared_buffers=32MB", "-c", "fsync=off"]  # kills end it, no power cut
+        server = Server(command, url, lambda: _ask_postgresql(url), folder, user, signal.SIGINT, signal.SIGQUIT)
         with _Running(server):
             yield server
 
 
-@pytest.fixture(scope="session")
-def mariadb_server() -> Iterator[Server]:
+@contextlib.contextmanager
+def running_mariadb() -> Iterator[Server]:
     """MariaDB with a password and a database of each test's own."""
     install = binary("mariadb-install-db", package="mariadb-server")
     program = binary("mariadbd", package="mariadb-server")
@@ -172,22 +184,80 @@ def mariadb_server() -> Iterator[Server]:
         url = f"mysql://tester:{PASSWORD}@127.0.0.1:{port}/mysql"
         command = [program, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1",
                    f"--socket={folder / 'socket'}", f"--init-file={folder / 'users.sql'}", "--skip-name-resolve",
-                   "--innodb-buffer-pool-size=32M", f"--pid-file={folder / 'pid'}"]
+                   "--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=2",
+                   f"--pid-file={folder / 'pid'}"]
         with _Running(Server(command, url, lambda: _ask_mariadb(url), folder, user)) as server:
             yield server
 
 
-@pytest.fixture(scope="session")
-def mongodb_server() -> Iterator[Server]:
-    """SecantusDB, in an environment of its own (it is GPL: nothing of patchloom imports it)."""
+@contextlib.contextmanager
+def running_mongodb() -> Iterator[Server]:
+    """SecantusDB with a password, in an environment of its own (it is GPL: nothing of patchloom imports it).
+
+    It flushes its journal for every document, which is asked for only where that matters: ``journal=true``.
+    """
     with _Folder() as folder:
         python = _secantusdb()
         port = free_port()
         url = f"mongodb://127.0.0.1:{port}/patchloom"
         command = [python, "-m", "secantus", "--host", "127.0.0.1", "--port", str(port), "--storage-path",
                    str(folder / "data"), "--cache-size", "128M"]
-        with _Running(Server(command, url, lambda: _ask_mongodb(url), folder)) as server:
+        with _Running(Server(command, url, lambda: _ask_mongodb(url), folder)) as without_password:
+            _make_mongodb_user(without_password.url)
+            without_password.stop()
+        url = f"mongodb://tester:{PASSWORD}@127.0.0.1:{port}/patchloom?authSource=admin&journal=false"
+        with _Running(Server([*command, "--auth"], url, lambda: _ask_mongodb(url), folder)) as server:
             yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """See `running_redis`."""
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    """Moto's server, which speaks S3; what it is told is gone when it ends."""
+    with _Folder() as folder:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        with _Running(Server(command, url, lambda: _ask_web(f"{url}/moto-api/"), folder)) as server:
+            yield server
+
+
+@pytest.fixture
+def s3_url(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket of the test's own, ``s3://bucket``; where it is and who may use it is in the environment."""
+    bucket = f"b{uuid.uuid4().hex[:12]}"
+    for name, value in (("AWS_ENDPOINT_URL", s3_server.url), ("AWS_ACCESS_KEY_ID", "tester"),
+                        ("AWS_SECRET_ACCESS_KEY", PASSWORD), ("AWS_REGION", "us-east-1")):
+        monkeypatch.setenv(name, value)
+    _ask_web(f"{s3_server.url}/{bucket}", "PUT")
+    return f"s3://{bucket}"
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[Server]:
+    """See `running_postgresql`."""
+    with running_postgresql() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[Server]:
+    """See `running_mariadb`."""
+    with running_mariadb() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongodb_server() -> Iterator[Server]:
+    """See `running_mongodb`."""
+    with running_mongodb() as server:
+        yield server
 
 
 @pytest.fixture
@@ -227,10 +297,9 @@ def mongodb_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A MongoDB database of the test's own."""
     import pymongo
 
-    given = os.environ.get("PATCHLOOM_TEST_MONGODB")
-    found = given.rstrip("/") if given else request.getfixturevalue("mongodb_server").url.removesuffix("/patchloom")
+    found = os.environ.get("PATCHLOOM_TEST_MONGODB") or request.getfixturevalue("mongodb_server").url
     name = _database_name()
-    yield f"{found}/{name}"
+    yield urlsplit(found)._replace(path=f"/{name}").geturl()
     with pymongo.MongoClient(found) as client:
         client.drop_database(name)
 
@@ -240,6 +309,11 @@ _numbers = iter(range(1, 1 << 30))
 
 def _database_name() -> str:
     return f"t{os.getpid()}_{next(_numbers)}"
+
+
+def _ask_web(url: str, method: str = "GET") -> None:
+    with urllib.request.urlopen(urllib.request.Request(url, method=method)) as answer:
+        answer.read()
 
 
 def _ask_redis(url: str) -> None:
@@ -260,8 +334,6 @@ def _ask_mariadb(url: str) -> None:
 
 
 def _execute_mariadb(url: str, statement: str) -> None:
-    from urllib.parse import urlsplit
-
     import pymysql
 
     parts = urlsplit(url)
@@ -276,6 +348,13 @@ def _ask_mongodb(url: str) -> None:
 
     with pymongo.MongoClient(url, serverSelectionTimeoutMS=1000) as client:
         client.admin.command("ping")
+
+
+def _make_mongodb_user(url: str) -> None:
+    import pymongo
+
+    with pymongo.MongoClient(url) as client:
+        client.admin.command("createUser", "tester", pwd=PASSWORD, roles=["root"])
 
 
 def _secantusdb() -> str:
@@ -331,11 +410,15 @@ class _Running:
         self._server = server
 
     def __enter__(self) -> Server:
-        self._server.start()
+        try:
+            self._server.start()
+        except BaseException:
+            self._server.end(signal.SIGKILL)
+            raise
         return self._server
 
     def __exit__(self, *error: object) -> None:
-        self._server.stop()
+        self._server.end(self._server.end_by)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import patchloom
 ROOT = Path(patchloom.__file__).parent
 LAYERS = (
     ("errors", "events"),
-    ("geometry", "references"),
-    ("parsing",),
+    ("connections", "geometry", "references"),
+    ("objects", "parsing"),
     ("config",),
     ("images", "models"),
     ("predictions",),

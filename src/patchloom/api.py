@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +19,14 @@ from patchloom.events import Callback, Event, RunFinished, RunStarted, Warned
 from patchloom.images.source import DATABASE, Entry, Source, as_source, from_spec
 from patchloom.models.identity import live_identity
 from patchloom.models.model import Head, Model
-from patchloom.predictions.files import output_error
+from patchloom.objects import AnyPath, ObjectPath, as_path
+from patchloom.predictions.files import name_in, named_errors, output_error, remove_tree, sweep_partial
 from patchloom.predictions.folder import RunDocument
 from patchloom.predictions.index import Index
-from patchloom.predictions.journal import Journal, check_logs, compact, sweep_partial
-from patchloom.predictions.layout import RunLayout
-from patchloom.predictions.lock import GUARD, Lock
+from patchloom.predictions.journal import Journal, check_logs, compact
+from patchloom.predictions.layout import MEMBERS, RunLayout
+from patchloom.predictions.lock import GUARD, Lock, begun
+from patchloom.predictions.stores.copying import COPIES
 from patchloom.predictions.stores.store import PredictionStore, StoredRun, open_store
 from patchloom.predictions.stores.url import without_password
 from patchloom.run import Run
@@ -36,13 +38,14 @@ __all__ = ["Run", "open", "plan", "predict"]
 
 OURS = {
     "run.json", "journal", "dense", "patches", "lock", GUARD, "index.sqlite", "index.sqlite-wal", "index.sqlite-shm",
+    COPIES,
 }  # fmt: skip
 
 
 def predict(
     source: Any,
     model: Any,
-    out: str | Path,
+    out: str | Path | ObjectPath,
     *,
     overwrite: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -62,7 +65,7 @@ def predict(
         Path (``.onnx``, ``.pt``, ``.pt2``, …), ``"package.module:function"``, a ``torch.nn.Module``, or any callable
         from a batch ``(N, C, [Z,] Y, X)`` to predictions; or a list of these, which predict as one (`ensemble`).
     out
-        Folder of the run; made where it does not exist.
+        Folder of the run; made where it does not exist. Or a prefix in object storage: ``"s3://bucket/run"``.
     overwrite
         Discard the run that is there.
     callbacks
@@ -91,13 +94,13 @@ def predict(
     (8, 114.5)
     """
     config = _config(config, options)
-    return _Session(Path(out), _sourced(source, config), model, config, callbacks).run(overwrite=overwrite)
+    return _Session(as_path(out), _sourced(source, config), model, config, callbacks).run(overwrite=overwrite)
 
 
 def plan(
     source: Any,
     model: Any,
-    out: str | Path | None = None,
+    out: str | Path | ObjectPath | None = None,
     *,
     overwrite: bool = False,
     config: Config | None = None,
@@ -111,17 +114,17 @@ def plan(
         As `predict` does.
     """
     config = _config(config, options)
-    session = _Session(Path(out or "."), _sourced(source, config), model, config, ())
+    session = _Session(as_path(out or "."), _sourced(source, config), model, config, ())
     return session.plan(existing=out is not None and not overwrite)
 
 
-def open(path: str | Path, *, store: str | None = None) -> Run:
+def open(path: str | Path | ObjectPath, *, store: str | None = None) -> Run:
     """Open an existing run, read-only unless it is resumed.
 
     Parameters
     ----------
     path
-        Its folder.
+        Its folder, or its URL in object storage.
     store
         URL of the store to read from: that of the run once more, with its password (which the run does not keep; the
         environment variable ``PATCHLOOM_STORE`` can give it, too), or one that the run was copied to.
@@ -133,7 +136,8 @@ def open(path: str | Path, *, store: str | None = None) -> Run:
     RunDamagedError
         If its description is damaged.
     """
-    return Run(Path(path), _resume, store)
+    with named_errors(folder := as_path(path)):
+        return Run(folder, _resume, store)
 
 
 def _config(config: Config | None, options: dict[str, Any]) -> Config:
@@ -169,9 +173,12 @@ def _resume(run: Run, model: Any, source: Any, callbacks: Sequence[Callback], op
 class _Session:
     """One call of `predict` or `resume`: from arguments to a `Run`."""
 
-    def __init__(self, folder: Path, source: Source, model: Any, config: Config, callbacks: Sequence[Callback]) -> None:
+    def __init__(
+        self, folder: AnyPath, source: Source, model: Any, config: Config, callbacks: Sequence[Callback]
+    ) -> None:
         self._folder, self._source, self._callbacks = folder, source, callbacks
         self._spec = _spec(model)
+        self._begun = False
         self._store_url = config.store
         if config.store is not None:
             config = config.replace(store=without_password(config.store))  # nothing else gets to know the password
@@ -181,7 +188,9 @@ class _Session:
         self._identity = f"id:{config.model_id}" if config.model_id else self._model.info.identity
 
     def plan(self, *, existing: bool) -> Plan:
-        document = RunDocument.read(self._folder) if existing and (self._folder / "run.json").exists() else None
+        with named_errors(self._folder):
+            there = existing and (self._folder / "run.json").exists()
+        document = RunDocument.read(self._folder) if there else None
         if document is not None:
             index = Index(self._folder)
             self._check(document, index)
@@ -190,6 +199,17 @@ class _Session:
         return self._prepare(found, document).plan(found)
 
     def run(self, *, overwrite: bool = False, must_exist: bool = False) -> Run:
+        with named_errors(self._folder):
+            finished = self._finished(overwrite=overwrite, must_exist=must_exist)
+            run = Run(self._folder, _resume, self._store_url)
+        if finished.stopped:
+            raise Interrupted("stopped cleanly", f"resume with: patchloom resume {self._folder}")
+        if finished.failed:
+            plural = "s" * (finished.failed != 1)
+            warnings.warn(f"{finished.failed} image{plural} failed; see run.failures()", stacklevel=4)
+        return run
+
+    def _finished(self, *, overwrite: bool, must_exist: bool) -> RunFinished:
         if must_exist and not (self._folder / "run.json").exists():
             raise RunNotFoundError(f"there is no run in {self._folder}", "`patchloom predict` makes one")
         with self._locked_folder() as lock:
@@ -199,14 +219,8 @@ class _Session:
             document = RunDocument.read(self._folder) if (self._folder / "run.json").exists() else None
             if document is None:
                 _discard(self._folder)  # what a session left that ended before its first patch
-            finished = self._locked(lock, document)
-        run = Run(self._folder, _resume, self._store_url)
-        if finished.stopped:
-            raise Interrupted("stopped cleanly", f"resume with: patchloom resume {self._folder}")
-        if finished.failed:
-            plural = "s" * (finished.failed != 1)
-            warnings.warn(f"{finished.failed} image{plural} failed; see run.failures()", stacklevel=4)
-        return run
+            self._begun = document is not None
+            return self._locked(lock, document)
 
     def _locked(self, lock: Lock, document: RunDocument | None) -> RunFinished:
         sweep_partial(self._folder)
@@ -216,18 +230,20 @@ class _Session:
         try:
             if document is not None:
                 self._check(document, index)
-            sweep_tables(self._folder, index)
+            sweep_units(self._folder, index)
             journal = Journal(self._folder / "journal")
             store = None
             try:
                 done = _done(index) if document is not None else lambda entry: False
                 found = self._survey(lambda names: _list(journal, index, names), done)
+                journal.publish()
                 ready = self._prepare(found, document)
                 written = document or self._document(ready)
                 store = self._store(written, ready.layout)
                 also = self._write_back(ready.layout, found)
                 if document is None:
                     written.write(self._folder)
+                self._begun = True
                 index.refresh()
                 started = self._started(index, found, resumed=document is not None)
                 for hint in ready.hints:
@@ -242,13 +258,12 @@ class _Session:
             index.close()
 
     def _store(self, document: RunDocument, layout: RunLayout) -> PredictionStore | None:
-        """Where predictions of vector heads go; None: into the run's folder."""
+        """Where predictions of vector heads go, and what is told where maps are; None: into the run's folder."""
         kept = document.config.store
         if kept is None:
             return None
         if not layout.vector_heads:
-            self._emit(Warned("the model gives maps only, which stay in the run's folder: the store gets nothing"))
-            return None
+            self._emit(Warned("the model gives maps only: they stay in the run's folder, and the store holds where"))
         return open_store(self._store_url or kept, StoredRun(document.id, layout.vector_heads, layout.ndim))
 
     def _write_back(self, layout: RunLayout, found: Survey) -> WriteBack | None:
@@ -271,7 +286,7 @@ class _Session:
             return
         document = RunDocument.read(self._folder)
         kept, layout = document.config.store, document.layout(self._folder)
-        if kept is None or not layout.vector_heads:
+        if kept is None:
             return
         same = self._store_url is not None and without_password(self._store_url) == kept
         url = self._store_url if same and self._store_url else kept
@@ -341,11 +356,10 @@ class _Session:
         try:
             yield lock
         finally:
-            begun = (folder / "run.json").exists()
-            if not begun:
+            if not self._begun:
                 _discard(folder)
             lock.release()
-            if not begun and not (folder / "lock").exists():
+            if not self._begun and not (folder / "lock").exists():
                 (folder / GUARD).unlink(missing_ok=True)
                 if not existed:
                     folder.rmdir()
@@ -361,7 +375,7 @@ def _spec(model: Any) -> str | list[str] | None:
     return str(Path(model).resolve()) if Path(model).exists() else str(model)
 
 
-def _check_ours(folder: Path) -> None:
+def _check_ours(folder: AnyPath) -> None:
     """Raise OutputError where a folder holds anything that no run left there."""
     if not folder.exists():
         return
@@ -371,8 +385,7 @@ def _check_ours(folder: Path) -> None:
         names = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise output_error(error, folder / "run.json") from error
-    begun = "run.json" in names or GUARD in names
-    if names - OURS or (names and not begun):
+    if names - OURS or (names and not begun(folder, names)):
         raise OutputError(f"{folder} holds other files and is no run", "choose another -o")
 
 
@@ -390,16 +403,19 @@ def _list(journal: Journal, index: Index, names: list[str]) -> None:
         journal.append({"is": "listed", "images": new}, durable=False)
 
 
-def sweep_tables(folder: Path, index: Index) -> None:
-    """Remove tables that a crash left without a record: whoever reads the folder as it is would count rows twice."""
-    for path in (folder / "patches").rglob("*.parquet"):
-        if not index.knows_file(path.relative_to(folder).as_posix()):
-            path.unlink()
+def sweep_units(folder: AnyPath, index: Index) -> None:
+    """Remove files of units that a crash left without a record: whoever reads the folder as it is would count rows
+    and maps twice.
+    """
+    tables, members = (folder / "patches").rglob("*.parquet"), (folder / "dense").glob(f"*/*{MEMBERS}")
+    for path in itertools.chain[AnyPath](tables, members):
+        if not index.knows_file(name_in(folder, path)) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
-def _discard(folder: Path) -> None:
+def _discard(folder: AnyPath) -> None:
     """Remove a run; what says that it is one goes first, so that a crash in between leaves no half of it."""
     for name in ("run.json", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("journal", "patches", "dense"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("journal", "patches", "dense", COPIES):
+        remove_tree(folder / name)

@@ -12,6 +12,7 @@ from patchloom.errors import NotPredictedError, UsageError
 from patchloom.events import Callback
 from patchloom.images.source import Source, as_source, from_spec
 from patchloom.models.model import Head
+from patchloom.objects import AnyPath, as_path, is_object_url
 from patchloom.predictions.folder import RunDocument
 from patchloom.predictions.index import Index
 from patchloom.predictions.layout import RunLayout
@@ -73,7 +74,7 @@ class Run(Mapping[str, "ImagePredictions"]):
     Parameters
     ----------
     path
-        Folder of the run.
+        Folder of the run, or the prefix of its objects.
     resume
         How it is resumed.
     store
@@ -81,7 +82,7 @@ class Run(Mapping[str, "ImagePredictions"]):
         with: see `copy`.
     """
 
-    def __init__(self, path: Path, resume: Resume, store: str | None = None) -> None:
+    def __init__(self, path: AnyPath, resume: Resume, store: str | None = None) -> None:
         self.path, self._resume = path, resume
         self.document = RunDocument.read(path)
         self.layout: RunLayout = self.document.layout(path)
@@ -227,35 +228,48 @@ class Run(Mapping[str, "ImagePredictions"]):
     def copy(self, to: str, *, callback: Callable[[int, int], None] | None = None) -> int:
         """Copy what is predicted without a map to another store; the run is as it was, maps stay where they are.
 
-        Doing it again, also after an interruption, is doing it once. `patchloom.open(run, store=…)` then reads from
-        there.
+        Of maps the store holds where they are. What is there already, after an interruption say, is not copied again.
+        `patchloom.open(run, store=…)` then reads from there.
 
         Parameters
         ----------
         to
-            URL of the store, such as ``json:predictions/`` or ``redis://localhost:6379/0``.
+            URL of the store, such as ``json:predictions/`` or ``redis://localhost:6379/0``; or the run's own folder:
+            a run that lives in a store is brought back into its folder, and lives there from then on.
         callback
             Told after each batch how many patches are copied, and how many there are.
 
         Returns
         -------
         int
-            Patches that were copied.
+            Patches that were copied, and were not there before.
 
         Raises
         ------
         UsageError
-            If the run has no vector head, or lives there already.
+            If the run lives there already.
         StoreError, StoreUnreachableError
             If the store refuses or stays away.
         """
         from patchloom.predictions.stores.copying import copy
 
-        self._vector_head(None)
+        if as_path(to).resolve() == self.path.resolve():
+            return self._bring_back(callback)
         if self._store_url is not None and without_password(self._store_url) == without_password(to):
             raise UsageError(f"the predictions are in {without_password(to)} already", "choose another --to")
         self._index.refresh()
-        return copy(self._lookup, StoredRun(self.document.id, self.layout.vector_heads, self.layout.ndim), to, callback)
+        run = StoredRun(self.document.id, self.layout.vector_heads, self.layout.ndim)
+        return copy(self._lookup, run, to, self.path, callback)
+
+    def _bring_back(self, callback: Callable[[int, int], None] | None) -> int:
+        from patchloom.predictions.stores.returning import bring_back
+
+        if self.document.config.store is None:
+            raise UsageError("the predictions are in the run's folder already", "choose another --to")
+        brought = bring_back(self._lookup, self.document, callback)
+        self._store_url, self.document = None, RunDocument.read(self.path)
+        self._lookup = Lookup(self.path, self.layout, self._index)
+        return brought
 
     def export(
         self, path: str | Path, image: str | None = None, head: str | None = None, level: int = 0, **options: Any
@@ -277,6 +291,8 @@ class Run(Mapping[str, "ImagePredictions"]):
         """
         from patchloom.export.export import export
 
+        if is_object_url(str(path)):
+            raise UsageError(f"{path}: exports are written to files", "export to a file, and copy it there")
         export(self, Path(path), image=image, head=head, level=level, **options)
 
     def zip(
@@ -388,7 +404,7 @@ class Run(Mapping[str, "ImagePredictions"]):
         assert self._store_url is not None
         return open_store(self._store_url, StoredRun(self.document.id, self.layout.vector_heads, self.layout.ndim))
 
-    def _current(self, head: Head, units: Sequence[str]) -> dict[Path, set[str]]:
+    def _current(self, head: Head, units: Sequence[str]) -> dict[AnyPath, set[str]]:
         return {
             self.path / self.layout.table_name(head, unit): images
             for unit, images in self._index.superseded().items()

@@ -86,7 +86,7 @@ def test_a_run_with_other_options_is_refused(call: Call, slides: Path, vectors: 
 
 
 def test_a_bug_is_an_internal_error_that_asks_to_be_reported(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "open", lambda run: {}[run])
+    monkeypatch.setattr(api, "open", lambda run, store: {}[run])
     ended = call("status", "run")
     match = complaint(ended)
     assert (ended.code, match["kind"]) == (2, "internal")

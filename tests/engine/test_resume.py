@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,8 +105,16 @@ def patches_of(log: Path) -> Counter[tuple[Any, ...]]:
 
 
 def dense_files(run: patchloom.Run) -> dict[str, bytes]:
-    files = (path for path in (run.path / "dense").rglob("*") if path.is_file())
-    return {path.relative_to(run.path).as_posix(): path.read_bytes() for path in files}
+    """Files of all maps by their names; which maps share a file is a matter of time."""
+    found = {}
+    for path in (path for path in (run.path / "dense").rglob("*") if path.is_file()):
+        name = path.relative_to(run.path)
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as members:
+                found |= {(name.parent / member).as_posix(): members.read(member) for member in members.namelist()}
+        else:
+            found[name.as_posix()] = path.read_bytes()
+    return found
 
 
 class TestKilled:

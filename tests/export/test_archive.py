@@ -268,7 +268,7 @@ def test_images_out_of_a_database_are_copied_as_they_are(photographs: Path, tmp_
 
 def test_passwords_in_urls_are_not_archived() -> None:
     entry = Entry("a", OpenFile("https://me:secret@host/a:b@c.tif"), "")
-    assert path_of(entry) == "https://me@host/a:b@c.tif"
+    assert path_of(entry) == "https://host/a:b@c.tif"
     assert path_of(Entry("a", OpenFile("/data/a:b@c.tif"), "")) == "/data/a:b@c.tif"
 
 

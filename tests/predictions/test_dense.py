@@ -13,7 +13,9 @@ from patchloom.geometry.region import Region
 from patchloom.geometry.units import dense_unit
 from patchloom.models.model import Head
 from patchloom.predictions.dense import DenseMap, default_nodata
+from patchloom.predictions.map_files import FolderFiles
 from patchloom.predictions.pyramid import halve, level_shapes
+from patchloom.predictions.ranges import OpenFile
 from patchloom.predictions.shards import Codec, ShardReader
 
 CASES = [
@@ -34,7 +36,7 @@ def a_map(folder, shape, channels, dtype, scale, loops=("", ())):
     head = Head("p", "dense", np.dtype(dtype), head_shape, (Fraction(1),) * len(shape), classes)
     unit = tuple(int(u * scale) for u in dense_unit(len(shape), [(scale,) * len(shape)]))
     return DenseMap(
-        folder / "x.zarr",
+        FolderFiles(folder / "x.zarr"),
         head,
         *loops,
         shape,
@@ -115,9 +117,9 @@ def test_a_flipped_byte_in_a_chunk_is_noticed(tmp_path):
     data = bytearray(record.path.read_bytes())
     data[100] ^= 1
     record.path.write_bytes(data)
-    with ShardReader(record.path, (1, 1), (200, 200), Codec(np.dtype("u1"))) as shard:
-        with pytest.raises(RunDamagedError, match="checksum"):
-            shard.read((0, 0))
+    shard = ShardReader(OpenFile(record.path), "x", (1, 1), (200, 200), Codec(np.dtype("u1")))
+    with pytest.raises(RunDamagedError, match="checksum"):
+        shard.read((0, 0))
 
 
 def test_levels_halve_until_both_sides_are_small():

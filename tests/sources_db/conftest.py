@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import *  # noqa: F403
-
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:

@@ -15,7 +15,7 @@ from bson import ObjectId
 from PIL import Image
 
 from patchloom.errors import ImageError, SourceError, UnreadableImageError, UsageError
-from patchloom.images.sources import mongo
+from patchloom.images.sources import mongo, patience
 from patchloom.images.sources.mongo import MongoSource
 from patchloom.images.sources.stored import fetch_ahead
 from tests.sources_db.photographs import encoded, pixels, whole
@@ -102,7 +102,10 @@ def test_identities_change_with_the_image(lab: Any, mongodb_url: str) -> None:
     assert {name for name in before if before[name] != after[name]} == {"2"}
 
 
-def test_entries_and_sources_can_be_pickled_and_rebuilt(lab: Any, mongodb_url: str) -> None:
+def test_entries_and_sources_can_be_pickled_and_rebuilt(
+    lab: Any, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATCHLOOM_SOURCE", mongodb_url)
     source = photographs(lab, mongodb_url)
     np.testing.assert_array_equal(whole(pickle.loads(pickle.dumps(list(source)))[3]), pixels(3))
     spec = dict(source.spec() or {})
@@ -115,7 +118,6 @@ def test_entries_and_sources_can_be_pickled_and_rebuilt(lab: Any, mongodb_url: s
     ([{"_id": 1}, {"_id": "a"}], {}, "int and str are mixed"),
     ([{"_id": 1, "k": 1}, {"_id": 2}], {"key": "k"}, "missing"),
     ([{"_id": 1, "k": 1}, {"_id": 2, "k": 1}], {"key": "k"}, "more than once"),
-    ([{"_id": "../x"}], {}, "cannot be the name"),
 ])  # fmt: skip
 def test_keys_that_name_no_images_are_refused(lab: Any, mongodb_url: str, documents, options, message: str) -> None:
     if documents:
@@ -125,7 +127,11 @@ def test_keys_that_name_no_images_are_refused(lab: Any, mongodb_url: str, docume
         list(source)
 
 
-def test_a_server_that_is_not_there_is_an_error_within_seconds_that_hides_the_password() -> None:
+def test_a_server_that_is_not_there_is_an_error_within_seconds_that_hides_the_password(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo, "WAIT", 300)
+    monkeypatch.setattr(patience, "FIRST", 0.3)
     with pytest.raises(SourceError) as caught:
         list(MongoSource("mongodb://me:s3cret@127.0.0.1:1", "lab", "photos", image="jpeg"))
     assert "s3cret" not in str(caught.value) and "start the server" in caught.value.hint

@@ -16,12 +16,15 @@ import numpy as np
 import pymongo
 import pytest
 import sqlalchemy
+import zarr
+from zarr.storage import ZipStore
 
 import patchloom
 from patchloom.cli import main
 from patchloom.errors import OutputError, SourceError, UsageError
 from patchloom.images.sources import patience
 from patchloom.images.sources.database import database
+from patchloom.predictions import layout
 from tests.servers import Server
 from tests.sources_db.photographs import TABLE, encoded, execute, fill, pixels
 
@@ -136,7 +139,20 @@ class TestWriteBack:
         run = patchloom.predict(source, brightness, tmp_path / "run", patch=16, write_back="maps")
         rows = execute(sqlite_url, f"select id, {run.heads[0].name} from maps order by id")
         assert [row[0] for row in rows] == [0, 1, 2]
-        assert all(Path(row[1]).is_dir() and Path(row[1]).is_relative_to(tmp_path / "run") for row in rows)
+        for number, path in rows:
+            assert Path(path).is_relative_to(tmp_path / "run")
+            with ZipStore(Path(path).parent, mode="r") as store:  # maps of small images share a file
+                array = zarr.open_array(store, path=f"{Path(path).name}/0", mode="r")
+                np.testing.assert_array_equal(array[...], run[str(number)].stitched())
+
+    def test_a_large_map_has_a_path_of_its_own(
+        self, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(layout, "PACKED_BYTES", 0)
+        source = patchloom.SQLSource(fill(sqlite_url, [(n, encoded(n)) for n in range(2)]), QUERY)
+        run = patchloom.predict(source, brightness, tmp_path / "run", patch=16, write_back="maps")
+        for number, path in execute(sqlite_url, f"select id, {run.heads[0].name} from maps"):
+            np.testing.assert_array_equal(zarr.open_array(f"{path}/0", mode="r")[...], run[str(number)].stitched())
 
     def test_numbers_that_are_not_finite_are_null(self, url: str, tmp_path: Path) -> None:
         source = patchloom.SQLSource(fill(url, [(1, encoded(1))]), QUERY)
@@ -223,7 +239,7 @@ class Restart:
     def __call__(self, batch: Any) -> Any:
         if not self.done.is_set():
             self.server.stop()
-            threading.Timer(1.0, self.start).start()
+            threading.Timer(0.3, self.start).start()
             self.done.wait(60)
         return mean_colour(batch)
 
@@ -265,15 +281,19 @@ def slow(batch):
 def tell(event):
     if isinstance(event, UnitCommitted):
         print(len(event.images), flush=True)
-import patchloom.engine.commit as commit
-commit.GROUP_PATCHES = 50
+from patchloom.engine import groups
+groups.PATCHES = 40
 patchloom.predict(patchloom.SQLSource({url!r}, QUERY), slow, {out!r}, model_id="m", batch=8, threads=2,
                   write_back="labels", callbacks=[tell], **WHOLE)
 """
 
 
-def test_kill_9_and_resume_lose_and_repeat_nothing(url: str, tmp_path: Path) -> None:
-    fill(url, [(n, encoded(n)) for n in range(400)])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.slow)])
+def test_kill_9_and_resume_lose_and_repeat_nothing(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = request.getfixturevalue(f"{kind}_url")
+    fill(url, [(n, encoded(n)) for n in range(240)])
     here = str(Path(__file__).parents[2])
     script = KILLED.format(here=here, url=url, out=str(tmp_path / "run"))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=here, text=True)
@@ -283,11 +303,11 @@ def test_kill_9_and_resume_lose_and_repeat_nothing(url: str, tmp_path: Path) -> 
     process.wait()
     process.stdout.close()
     done = patchloom.open(tmp_path / "run").status().done
-    assert sum(committed) <= done < 400
+    assert sum(committed) <= done < 240
     source = patchloom.SQLSource(url, QUERY)
     with fetched(url) as keys:
         run = patchloom.predict(source, mean_colour, tmp_path / "run", model_id="m", write_back="labels", **WHOLE)
-    assert len(run) == 400 and len(set(keys)) == 400 - done
-    assert execute(url, "select count(*) from labels") == [(400,)]
-    for n in (0, 7, 399):
+    assert len(run) == 240 and len(set(keys)) == 240 - done
+    assert execute(url, "select count(*) from labels") == [(240,)]
+    for n in (0, 7, 239):
         np.testing.assert_allclose(run.patch(str(n), 0, 0), expected(n), rtol=1e-6)

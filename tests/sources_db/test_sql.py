@@ -13,7 +13,7 @@ from PIL import Image
 
 from patchloom.errors import ImageError, SourceError, SourceNotFoundError, UnreadableImageError, UsageError
 from patchloom.images.source import Source
-from patchloom.images.sources import sql_rows
+from patchloom.images.sources import patience, sql_rows
 from patchloom.images.sources.database import database
 from patchloom.images.sources.sql import SQLSource
 from patchloom.images.sources.stored import fetch_ahead
@@ -137,10 +137,6 @@ def test_a_source_is_rebuilt_from_its_spec(url: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(("key", "rows", "message"), [
     ("integer", [(1, b"a"), (2, b"b"), (1, b"c")], "1 is there more than once"),
     ("integer", [(1, b"a"), (None, b"b")], "is NULL"),
-    ("varchar(20)", [("../a", b"a")], "cannot be the name"),
-    ("varchar(20)", [("/a", b"a")], "cannot be the name"),
-    ("varchar(20)", [("a//b", b"a")], "cannot be the name"),
-    ("varchar(20)", [("", b"a")], "cannot be the name"),
     ("integer", [], "no rows"),
 ])  # fmt: skip
 def test_keys_that_name_no_images_are_refused(url: str, key: str, rows: list, message: str) -> None:
@@ -196,7 +192,10 @@ def test_a_database_that_is_not_there_is_an_error_and_is_not_made(tmp_path: Path
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
-def test_a_server_that_is_not_there_is_an_error_within_seconds_that_hides_the_password(scheme: str) -> None:
+def test_a_server_that_is_not_there_is_an_error_within_seconds_that_hides_the_password(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FIRST", 0.3)
     with pytest.raises(SourceError, match=r"(?i)connect") as caught:
         names(SQLSource(f"{scheme}://me:s3cret@127.0.0.1:1/lab", QUERY))
     assert "s3cret" not in str(caught.value) and "start the server" in caught.value.hint

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Command", "GroupedOption", "grouped", "listing_options", "quiet_option", "run_options", "write_example"]
+__all__ = ["Command", "GroupedOption", "grouped", "listing_options", "quiet_option", "run_options", "store_option",
+           "write_example"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 GROUPS = ("Input", "Patches", "Model", "Output", "Execution", "General")
@@ -73,6 +74,13 @@ def quiet_option(function: F) -> F:
     """``--quiet``."""
     help_ = "No progress; errors and warnings remain."
     return grouped("-q", "--quiet", is_flag=True, group="General", help=help_)(function)
+
+
+def store_option(function: F) -> F:
+    """``--store`` of commands that read a run."""
+    help_ = ("Store to read from: the one that the run lives in, with its password (PATCHLOOM_STORE in the environment "
+             "does, too), or one that it was copied to.")
+    return click.option("--store", metavar="URL", help=help_)(function)
 
 
 def listing_options(function: F) -> F:

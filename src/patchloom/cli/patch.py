@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from patchloom.cli.listing import cell, json_text, shortest
-from patchloom.cli.options import Command
+from patchloom.cli.options import Command, store_option
 from patchloom.errors import NotPredictedError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ __all__ = ["patch"]
 @click.argument("key", nargs=-1, type=int, required=True, metavar="Y X")
 @click.option("--head", metavar="NAME", help="Only this head, where the model has several.")
 @click.option("--npy", type=click.Path(path_type=Path), metavar="FILE", help="Save the prediction as a NumPy file.")
+@store_option
 @click.option("--json", "document", is_flag=True, help="Print one JSON document; maps are summarised in it.")
 def patch(
-    *, run: str, image: str, key: tuple[int, ...], head: str | None, npy: Path | None, document: bool
+    *, run: str, image: str, key: tuple[int, ...], head: str | None, npy: Path | None, store: str | None, document: bool
 ) -> None:
     """Look up the prediction of the patch of IMAGE that starts at pixel Y X.
 
@@ -36,7 +37,7 @@ def patch(
     """
     from patchloom import api
 
-    opened = api.open(run)
+    opened = api.open(run, store=store)
     heads = {found.name: found for found in opened.heads if head in (None, found.name)}
     if not heads:
         raise UsageError(f"{run} has no head {head!r}", f"heads are {', '.join(found.name for found in opened.heads)}")

@@ -24,7 +24,8 @@ EXCLUDING = {"stride": "overlap", "overlap": "stride"}
 @click.argument("source", nargs=-1, metavar="SOURCE...")
 @grouped("-m", "--model", group="Model", metavar="MODEL", multiple=True,
          help="Model file (.onnx, .pt, .pt2, .safetensors) or package.module:function; several predict as one.")
-@grouped("-o", "--out", group="Output", metavar="FOLDER", help="Folder of the run; a matching run is resumed.")
+@grouped("-o", "--out", group="Output", metavar="FOLDER",
+         help="Folder of the run, or its URL (s3://bucket/run); a matching run is resumed.")
 @grouped("--overwrite", group="Output", is_flag=True, help="Discard the run that is in the folder.")
 @run_options()
 @grouped("--config", group="Execution", metavar="FILE", type=click.Path(path_type=Path),
@@ -40,8 +41,9 @@ def predict(
 ) -> int:
     """Predict every patch of every image.
 
-    SOURCE is an image, a folder, a quoted glob, several of these, a manifest (.csv, .parquet), or the URL of a database
-    with --query or --table. What is done already in the run's folder is not done again.
+    SOURCE is an image, a folder, a quoted glob, several of these, a manifest (.csv, .parquet), the URL of one of these
+    (s3://bucket/slides/, https://host/a.tif), or the URL of a database with --query or --table. What is
+    done already in the run's folder is not done again.
     """
     from patchloom import api
     from patchloom.config import Config
@@ -65,6 +67,9 @@ def predict(
 
 def followed(run: str, quiet: bool, work: Callable[[Progress], object]) -> int:
     """Do some work on a run, show its progress, say how it ended, and give the exit code."""
+    from patchloom.objects import traffic
+
+    before = traffic.requests, traffic.read, traffic.written
     stopped = False
     with following(quiet=quiet) as progress:
         try:
@@ -84,8 +89,19 @@ def followed(run: str, quiet: bool, work: Callable[[Progress], object]) -> int:
     if not quiet:
         skipped = f", {finished.skipped:,} skipped," if finished.skipped else ""
         say(f"done: {counted(finished.done, 'image')}, {counted(finished.patches, 'patch', 'patches')} predicted"
-            f"{skipped} in {duration(finished.seconds)}; see: patchloom status {shlex.quote(run)}")
+            f"{skipped} in {duration(finished.seconds)}{_transferred(*before)}; "
+            f"see: patchloom status {shlex.quote(run)}")
     return 0
+
+
+def _transferred(requests: int, read: int, written: int) -> str:
+    """What went to and from object storage and web servers since these counts, if anything did."""
+    from patchloom.objects import traffic
+
+    if traffic.requests == requests:
+        return ""
+    down, up = (f"{n / 1e6:,.1f} MB" for n in (traffic.read - read, traffic.written - written))
+    return f", {down} read and {up} written in {counted(traffic.requests - requests, 'request')}"
 
 
 def _values(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:

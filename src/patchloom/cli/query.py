@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from patchloom.cli.listing import print_rows, shortest
-from patchloom.cli.options import Command, listing_options
+from patchloom.cli.options import Command, listing_options, store_option
 
 __all__ = ["query"]
 
@@ -23,10 +23,11 @@ PLACE = ("image", "s", "t", "z", "y", "x")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Most rows.")
 @click.option("--image", metavar="NAME", help="Only this image.")
 @click.option("--head", metavar="NAME", help="Which head, where the model has several.")
+@store_option
 @listing_options
 def query(
     *, run: str, where: str | None, sort: str | None, limit: int | None, image: str | None, head: str | None,
-    document: bool, lines: bool,
+    store: str | None, document: bool, lines: bool,
 ) -> None:
     """Patches that meet a condition, as a table.
 
@@ -34,7 +35,7 @@ def query(
     """
     from patchloom import api
 
-    table = api.open(run).patches(where=where, sort=sort, limit=limit, head=head, image=image)
+    table = api.open(run, store=store).patches(where=where, sort=sort, limit=limit, head=head, image=image)
     columns = [name for name in PLACE if name in table.columns] + table.score_columns
     print_rows(_rows(table), columns, document=document, lines=lines)
 

@@ -7,19 +7,20 @@ import dataclasses
 import click
 
 from patchloom.cli.listing import print_rows
-from patchloom.cli.options import Command, listing_options
+from patchloom.cli.options import Command, listing_options, store_option
 
 __all__ = ["verify"]
 
 
 @click.command(cls=Command, example="patchloom verify run")
 @click.argument("run")
+@store_option
 @listing_options
-def verify(run: str, document: bool, lines: bool) -> int:
+def verify(run: str, store: str | None, document: bool, lines: bool) -> int:
     """Read everything back, and name what is damaged or missing; exit code 1 if anything is."""
     from patchloom import api
 
-    damages = api.open(run).verify()
+    damages = api.open(run, store=store).verify()
     if damages or document or lines:
         print_rows(map(dataclasses.asdict, damages), ("path", "image", "problem"), document=document, lines=lines)
     else:

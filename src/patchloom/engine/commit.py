@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import queue
-import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from patchloom.engine.groups import Groups
 from patchloom.engine.stitch import UnitMap
 from patchloom.engine.work import ImageWork, UnitPart
 from patchloom.errors import ImageError
@@ -23,11 +21,13 @@ from patchloom.events import Callback, Event, ImageDone, ImageFailed, UnitCommit
 from patchloom.geometry.axes import spatial_axes
 from patchloom.geometry.region import Region
 from patchloom.predictions.dense import DenseMap
-from patchloom.predictions.files import FileRecord, flush, write_file
+from patchloom.predictions.files import FileRecord, flush, remove_tree, write_file
 from patchloom.predictions.journal import Journal, Record
-from patchloom.predictions.layout import PlaneInfo, RunLayout, indices
+from patchloom.predictions.layout import PlaneInfo, RunLayout, indices, member_name
 from patchloom.predictions.lock import Lock
+from patchloom.predictions.members import write_members
 from patchloom.predictions.patches import UnitRows, encode_unit
+from patchloom.predictions.records import grouped
 from patchloom.predictions.skipped import pack
 from patchloom.predictions.stores.store import PredictionStore
 
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Commits"]
 
 Task = Callable[[], None]
-GROUP_PATCHES = 4096
-"""Patches of small images that share a unit."""
-GROUP_SECONDS = 5.0
-"""Longest that a small image's predictions wait for others to be committed with."""
 HELD = 512
 """Images without files whose beginning is recorded together, with what is committed next at the latest."""
 WAITING = 8
@@ -91,9 +87,7 @@ class Commits:
         self.abort: Callable[[BaseException], None] = lambda error: None
         self._queue: queue.Queue[Submission | None] = queue.Queue(WAITING)
         self._lock = threading.Lock()
-        self._groups: dict[str, list[UnitPart]] = {}
-        self._group_patches = 0
-        self._group_since = 0.0
+        self._groups = Groups()
         self._submitting = threading.Lock()
         self._held: list[Submission] = []
         self._broken = False
@@ -107,8 +101,8 @@ class Commits:
         self._thread.join()
 
     def begin(self, work: ImageWork, identity: str, info: PlaneInfo) -> None:
-        """Make an image's maps and record that it was begun."""
-        files = [record for layout in work.maps.values() for record in layout.create()]
+        """Make an image's maps, unless they are going to share files, and record that it was begun."""
+        files = [] if work.held else [record for layout in work.maps.values() for record in layout.create()]
         self._submit(
             Submission(
                 files,
@@ -136,7 +130,7 @@ class Commits:
             if rows is not None:
                 rows.delete(image)
         for head in self._layout.dense_heads:
-            shutil.rmtree(self._layout.folder / self._layout.map_name(head, image), ignore_errors=True)
+            remove_tree(self._layout.folder / self._layout.map_name(head, image))
 
     def fail_unopened(self, image: str, error: ImageError) -> None:
         """Record that an image could not be opened."""
@@ -147,30 +141,31 @@ class Commits:
 
     def fail(self, work: ImageWork, error: ImageError) -> None:
         """Record that an image is given up."""
-        with self._lock:
-            for axes, group in self._groups.items():
-                self._groups[axes] = [part for part in group if part.work is not work]
+        self._groups.drop(work)
         self.fail_unopened(work.name, error)
 
     def finish(self, part: UnitPart) -> list[Task]:
         """Tasks that write a complete part, shard by shard."""
+        if part.work.held:
+            return [partial(self._hold, part)]
         shards = [
             (unit_map, index) for unit_map in part.maps.values() for index in unit_map.layout.shards(0, unit_map.region)
         ]
         if not shards:
-            return [lambda: self._written(part, [])]
+            return [partial(self._commit, group) for group in self._waited(part)]
         left = itertools.count(len(shards) - 1, -1)
         records: list[FileRecord] = []
         return [self._shard_task(part, unit_map, index, records, left) for unit_map, index in shards]
 
     def flush(self) -> list[Task]:
         """Tasks that commit what was held back."""
-        with self._lock:
-            groups, self._groups, self._group_patches = self._groups, {}, 0
-        return [partial(self._commit, group) for group in groups.values()]
+        return [partial(self._commit, group) for group in self._groups.take()]
 
     def complete(self, work: ImageWork) -> None:
         """Finish an image whose parts are all submitted: the upper levels of its pyramids, then its record."""
+        if work.held:
+            self._gather(work)
+            return
         self._next_level(work, 2, _levels(work), [])
 
     def _shard_task(
@@ -191,21 +186,35 @@ class Commits:
 
     def _written(self, part: UnitPart, records: list[FileRecord]) -> None:
         part.records = records
-        if part.alone:
-            self._commit([part])
+        part.release_maps()
+        for group in self._waited(part):
+            self._commit(group)
+
+    def _waited(self, part: UnitPart) -> list[list[UnitPart]]:
+        """What is to be committed now that a part is written."""
+        return [[part]] if part.alone else self._groups.add(part.work, [part])
+
+    def _hold(self, part: UnitPart) -> None:
+        """Encode a plane of a small image, which stays in memory until the image is complete."""
+        if part.work.failed:
             return
-        with self._lock:
-            if not self._groups:
-                self._group_since = time.monotonic()
-            # Tables have a column for each loop axis: images with other axes make units of their own.
-            group = self._groups.setdefault(part.work.loop_axes, [])
-            group.append(part)
-            self._group_patches += part.patches
-            full = self._group_patches >= GROUP_PATCHES
-            if not full and time.monotonic() - self._group_since < GROUP_SECONDS:
-                return
-            groups, self._groups, self._group_patches = self._groups, {}, 0
-        for group in groups.values():
+        for unit_map in part.maps.values():
+            for index in unit_map.layout.shards(0, unit_map.region):
+                unit_map.layout.write_shard(0, part.loops, index, _blocks(unit_map, index))
+        part.release_maps()
+        with part.work.lock:
+            part.work.encoded.append(part)
+        if part.work.part_written():
+            self.complete(part.work)
+
+    def _gather(self, work: ImageWork) -> None:
+        """Have a small image that is complete committed with others; one without a single patch has nothing to hold."""
+        if not work.encoded:
+            self._complete(work, [])
+            return
+        for layout in work.maps.values():
+            layout.finish()
+        for group in self._groups.add(work, work.encoded, sum(files.size for files in work.held.values())):
             self._commit(group)
 
     def _commit(self, parts: list[UnitPart]) -> None:
@@ -217,16 +226,21 @@ class Commits:
         files = [record for part in parts for record in part.records]
         rows = {head.name: [part.rows_of(head) for part in parts] for head in self._layout.vector_heads}
         files += self._put(unit, parts[0].work.loop_axes, rows)
+        held = {part.work.name: part.work for part in parts if part.work.held}
+        files += self._write_members(unit, list(held.values()))
         submission = self._unit_submission(unit, parts, files)
         unfinished = []
         for part in parts:
             part.release()
-            if not part.work.part_written():
+            if part.work.held or not part.work.part_written():
                 continue
             if _levels(part.work) > 2:
                 unfinished.append(part.work)
             else:
                 self._add_complete(part.work, submission)
+        self._link(list(held.values()), unit)
+        for work in held.values():
+            self._add_complete(work, submission)
         self._submit(submission)
         for work in unfinished:
             self.complete(work)
@@ -242,6 +256,15 @@ class Commits:
             head = self._layout.head(name)
             table = encode_unit(head, loop_axes, self._layout.ndim, parts)
             yield write_file(self._layout.folder / self._layout.table_name(head, unit), table)
+
+    def _write_members(self, unit: str, works: Sequence[ImageWork]) -> Iterator[FileRecord]:
+        """Write the maps of small images, a file a head; they are not held any longer."""
+        for head in self._layout.dense_heads if works else ():
+            contents = [(member_name(work.name), work.held[head.name].content) for work in works]
+            members = (
+                (f"{folder}/{name}", content.pop(name)) for folder, content in contents for name in sorted(content)
+            )
+            yield write_members(self._layout.folder / self._layout.members_name(head, unit), members)
 
     def _unit_submission(self, unit: str, parts: Sequence[UnitPart], files: list[FileRecord]) -> Submission:
         offset = 0
@@ -296,13 +319,19 @@ class Commits:
         self._submit(submission)
 
     def _add_complete(self, work: ImageWork, submission: Submission, records: Sequence[FileRecord] = ()) -> None:
+        """Add what says that an image is complete."""
         work.image.close()
-        if self._also is not None and work.maps:
-            folder = self._layout.folder
-            maps = {head.name: folder / self._layout.map_name(head, work.name) for head in self._layout.dense_heads}
-            self._also.link(work.name, maps)
+        if not work.held:
+            self._link([work])
         submission.records.append({"is": "complete", "image": work.name, "files": self._named(records)})
         submission.events.append(ImageDone(work.name, work.patches, work.bad_patches, work.skipped))
+
+    def _link(self, works: Sequence[ImageWork], unit: str | None = None) -> None:
+        """Tell whoever gets predictions where the maps of images are: in a unit's file, or in folders of their own."""
+        told = [rows for rows in (self._store, self._also) if rows is not None]
+        places = {work.name: self._layout.map_places(work.name, unit) for work in works if work.maps} if told else {}
+        for rows in told if places else ():
+            rows.link(places)
 
     def _submit(self, submission: Submission) -> None:
         with self._submitting:
@@ -331,11 +360,11 @@ class Commits:
                 self.abort(error)
 
     def _write(self, submissions: Sequence[Submission]) -> None:
-        records = [record for submission in submissions for record in submission.records]
+        records = list(grouped([record for submission in submissions for record in submission.records]))
         if not records:
             return
         self._lease.check()
-        flush({record.path for submission in submissions for record in submission.files})
+        flush(record.path for submission in submissions for record in submission.files)
         for i, record in enumerate(records, 1):
             self._journal.append(record, durable=i == len(records))
         for submission in submissions:
@@ -345,7 +374,7 @@ class Commits:
                 self._emit(event)
 
     def _named(self, files: Sequence[FileRecord]) -> list[tuple[str, int, int]]:
-        folder: Path = self._layout.folder
+        folder: Any = self._layout.folder
         return [(record.path.relative_to(folder).as_posix(), record.size, record.crc32c) for record in files]
 
 

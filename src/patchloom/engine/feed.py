@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from patchloom.engine.commit import Commits
-from patchloom.engine.reading import BlockStore, Padding
+from patchloom.engine.reading import BlockStore, Padding, block_bytes, block_extent
+from patchloom.engine.shapes import PlaneShape, PlaneShapes, SweepShape
 from patchloom.engine.stitch import BufferPool, UnitMap
 from patchloom.engine.survey import opened
 from patchloom.engine.work import ImageWork, Sweep, UnitPart
@@ -18,13 +20,11 @@ from patchloom.errors import ImageError, ImageMismatchError, ImageTooLargeError
 from patchloom.events import Callback, ImageStarted
 from patchloom.geometry.placing import Placing
 from patchloom.geometry.region import Region
-from patchloom.geometry.units import UnitLayout
 from patchloom.images.image import Image
 from patchloom.images.plane import Planes, planes
 from patchloom.images.resized import ResizedImage
 from patchloom.images.source import Entry
 from patchloom.images.sources.stored import fetch_ahead
-from patchloom.models.model import Head
 from patchloom.models.steps import Reduce, parse_reduce
 from patchloom.predictions.index import ImageRow, Index
 from patchloom.predictions.layout import PlaneInfo, RunLayout, indices
@@ -67,12 +67,24 @@ class Feed:
     largest_block: int
     reduced_by_model: bool
 
+    @cached_property
+    def padding(self) -> Padding:
+        """Of patches that reach over an edge."""
+        return Padding(self.layout.config.pad, self.layout.config.fill)
+
+    @cached_property
+    def reduce(self) -> Mapping[str, Reduce]:
+        """How heads are reduced where they are stitched."""
+        if self.reduced_by_model:
+            return {}
+        return parse_reduce(self.layout.config.reduce, [head.name for head in self.layout.raw_heads])
+
     def images(self) -> Iterator[Iterator[Sweep]]:
         """For each image its sweeps; the image is opened when the first of them is asked for."""
-        pool = BufferPool()
+        pool, shapes = BufferPool(), PlaneShapes(self.layout)
         rows: dict[str, ImageRow | None] = {}
         pending = fetch_ahead(self._pending(rows))
-        return (self._sweeps(entry, rows.pop(entry.name), pool) for entry in pending)
+        return (self._sweeps(entry, rows.pop(entry.name), pool, shapes) for entry in pending)
 
     def _pending(self, rows: dict[str, ImageRow | None]) -> Iterator[Entry]:
         """Images that are not done (nothing of the others is fetched), and in `rows` what the index says of them."""
@@ -85,39 +97,44 @@ class Feed:
                     rows[entry.name] = row
                     yield entry
 
-    def _sweeps(self, entry: Entry, row: ImageRow | None, pool: BufferPool) -> Iterator[Sweep]:
+    def _sweeps(
+        self, entry: Entry, row: ImageRow | None, pool: BufferPool, shapes: PlaneShapes
+    ) -> Iterator[Sweep]:
         if row is not None and row.identity is not None and row.identity != entry.identity:
             self.commits.forget(entry.name)
             row = None
         try:
-            yield from self._image(entry, row, pool)
+            yield from self._image(entry, row, pool, shapes)
         except ImageError as error:
             self.commits.fail_unopened(entry.name, error)
 
-    def _image(self, entry: Entry, row: ImageRow | None, pool: BufferPool) -> Iterator[Sweep]:
+    def _image(
+        self, entry: Entry, row: ImageRow | None, pool: BufferPool, shapes: PlaneShapes
+    ) -> Iterator[Sweep]:
         image = opened(entry, self.layout.config)
         try:
             views = self._planes(image, entry.name)
         except ImageError:
             image.close()
             raise
-        work = self._begin(entry, image, views, row)
+        first = views[0]
+        shape = shapes.of(first.shape, block_extent(first))
+        work = self._begin(entry, image, views, shape, row)
         begun = row is not None and row.identity is not None
         committed = {(part.loops, part.region) for part in self.index.parts(entry.name)} if begun else set()
-        config = self.layout.config
-        padding = Padding(config.pad, config.fill)
-        units = self.layout.units(work.shape)
+        openers = _Openers(self.layout, work, shapes.placings(shape), pool, self.reduce)
         last: Sweep | None = None
         for position, loops in enumerate(indices(views.loop_shape)):
-            for across in units.sweeps():
+            for planned in shape.sweeps():
                 if work.failed:
                     return
-                pending = [region for region in units.sweep(across) if (loops, region) not in committed]
-                parts, columns = self._parts(work, loops, pending, units, pool)
-                if parts:
-                    if last is not None:
-                        yield last
-                    last = Sweep(work, BlockStore(views[position]), parts, columns, padding)
+                sweep = planned.without(committed, loops) if committed else planned
+                if sweep is None:
+                    continue
+                if last is not None:
+                    yield last
+                parts = self._parts(work, loops, sweep, openers, alone=shape.alone)
+                last = Sweep(work, BlockStore(views[position]), sweep, parts, self.padding)
         # Before the last sweep is handed out: most images have only one, and are complete with it.
         if work.all_planned():
             self.commits.complete(work)
@@ -144,7 +161,7 @@ class Feed:
                 f"{name} has {here} pixels, and the others {others}",
                 "give --resize, or --resize with --centre-crop, so that all have one size",
             )
-        block = BlockStore(first).block_bytes
+        block = block_bytes(first)
         if isinstance(image, ResizedImage):
             block = max(block, image.decoded_bytes)
         if block > self.largest_block:
@@ -154,19 +171,20 @@ class Feed:
             )
         return views
 
-    def _begin(self, entry: Entry, image: Image, views: Planes, row: ImageRow | None) -> ImageWork:
+    def _begin(
+        self, entry: Entry, image: Image, views: Planes, shape: PlaneShape, row: ImageRow | None
+    ) -> ImageWork:
         info = plane_info(image, views, self.layout)
-        grid = self.layout.grid(info.plane)
-        maps = {head.name: self.layout.map(head, entry.name, info) for head in self.layout.dense_heads}
-        grids = {head.name: grid.scaled(head.scale) for head in self.layout.dense_heads}
+        begun = self.index.knows_file if row is not None and row.identity is not None else None
+        maps = self.layout.maps(entry.name, info, begun)
         work = ImageWork(
             entry.name,
             image,
-            grid,
+            shape.grid,
             info.plane,
             maps,
-            grids,
-            self.layout.patches(info),
+            shape.head_grids,
+            len(shape.grid) * info.planes,
             views.loop_axes,
             info.original,
         )
@@ -177,49 +195,34 @@ class Feed:
         return work
 
     def _parts(
-        self, work: ImageWork, loops: tuple[int, ...], pending: Sequence[Region], units: UnitLayout, pool: BufferPool
-    ) -> tuple[list[UnitPart], Sequence[range]]:
-        info = PlaneInfo(work.shape)
-        parts: list[UnitPart] = []
-        columns: Sequence[range] = ()
-        openers = _Openers(self.layout, work, pool, self.reduced_by_model)
-        for region in pending:
-            rows, *columns = self.layout.contributors(work.grid, info, region)
-            if not rows or not all(columns):
-                continue
-            parts.append(
-                UnitPart(
-                    work,
-                    loops,
-                    region,
-                    rows,
-                    columns,
-                    openers.of(region),
-                    self.layout.vector_heads,
-                    alone=len(units) > 1,
-                )
-            )
+        self, work: ImageWork, loops: tuple[int, ...], sweep: SweepShape, openers: _Openers, *, alone: bool
+    ) -> list[UnitPart]:
+        heads = self.layout.vector_heads
+        parts = [UnitPart(work, loops, part, openers.of(part.region), heads, alone=alone) for part in sweep.parts]
         with work.lock:  # parts of the sweep before may be written meanwhile
             work.parts_left += len(parts)
-        return parts, columns
+        return parts
 
 
 class _Openers:
     """Makes the parts of a work's maps, with the blend weights that they share."""
 
-    def __init__(self, layout: RunLayout, work: ImageWork, pool: BufferPool, reduced_by_model: bool) -> None:
-        self._layout, self._work, self._pool = layout, work, pool
-        names = [head.name for head in layout.raw_heads]
-        self._reduce: dict[str, Reduce] = {} if reduced_by_model else parse_reduce(layout.config.reduce, names)
-        self._raw = {head.name: head for head in layout.raw_heads}
-        self._placings = {name: Placing(grid, layout.config.blend) for name, grid in work.head_grids.items()}
+    def __init__(
+        self,
+        layout: RunLayout,
+        work: ImageWork,
+        placings: Mapping[str, Placing],
+        pool: BufferPool,
+        reduce: Mapping[str, Reduce],
+    ) -> None:
+        self._layout, self._work, self._placings, self._pool, self._reduce = layout, work, placings, pool, reduce
 
     def of(self, region: Region) -> Callable[[], dict[str, UnitMap]]:
         """What makes the maps of one unit."""
         return lambda: {name: self._open(name, region) for name in self._work.maps}
 
     def _open(self, name: str, region: Region) -> UnitMap:
-        raw: Head = self._raw[name]
+        raw = next(head for head in self._layout.raw_heads if head.name == name)
         area = self._layout.map_region(raw, self._work.shape, region)
         return UnitMap(
             self._work.maps[name],

@@ -140,18 +140,20 @@ class Pipeline:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        while (chosen := self._take()) is not None:
-            kind, task = chosen
+        done: str | None = None
+        while (chosen := self._take(done)) is not None:
+            done, task = chosen
             try:
                 task()
             except BaseException as error:
                 self.abort(error)
-            with self._changed:
-                self._running[kind] -= 1
-                self._changed.notify_all()
 
-    def _take(self) -> tuple[str, Task] | None:
+    def _take(self, done: str | None) -> tuple[str, Task] | None:
+        """What to do next, after a task of the kind `done`."""
         with self._changed:
+            if done is not None:
+                self._running[done] -= 1
+                self._changed.notify_all()
             while True:
                 if self._error is not None:
                     return None
@@ -204,21 +206,40 @@ class Pipeline:
         return self._decoded_bytes + block <= self._limits.decoded_bytes
 
     def _open(self) -> None:
-        """Get one more sweep, out of an image that is open or out of the next one."""
-        with self._changed:
-            image = self._opened.popleft() if self._opened else None
-        if image is None:
-            with self._enumerating:
-                image = next(self._images, None)
-        sweep = next(image, None) if image is not None else None
-        with self._changed:
-            self._more = self._more and image is not None
-            if image is None or sweep is None:
-                return
-            self._opened.appendleft(image)
-            if not sweep.work.failed:
+        """Get one more sweep; of images that are one block each, as many as make a batch, and decode them."""
+        opening = True
+        while opening:
+            sweep = self._next_sweep()
+            with self._changed:
+                if sweep is None or sweep.work.failed:
+                    return
                 sweep.work.sweeps.append(sweep)
-                self._active.append(sweep)
+                if not (sweep.shape.is_one_block and self._room(sweep)):
+                    self._active.append(sweep)
+                    return
+                key = sweep.next_block()
+            if key is not None:
+                self._decode(sweep, key)
+            with self._changed:
+                urgent = self._finishing or self._untested or self._active or self._ready_count >= self._batch
+                opening = not (urgent or self._stopping or self._error is not None) and self._room(None)
+
+    def _next_sweep(self) -> Sweep | None:
+        """One more sweep, out of an image that is open or out of the next one; None where there are no more images."""
+        while True:
+            with self._changed:
+                image = self._opened.popleft() if self._opened else None
+            if image is None:
+                with self._enumerating:
+                    image = next(self._images, None)
+            sweep = next(image, None) if image is not None else None
+            with self._changed:
+                if image is None:
+                    self._more = False
+                    return None
+                if sweep is not None:
+                    self._opened.appendleft(image)
+                    return sweep
 
     def _decode(self, sweep: Sweep, key: tuple[int, ...]) -> None:
         try:
@@ -277,7 +298,7 @@ class Pipeline:
     def _skips(self, sweep: Sweep, place: tuple[int, ...]) -> bool:
         assert self._filter is not None
         plane = sweep.work.shape
-        region = inside(sweep.work.grid[place].region, plane)
+        region = inside(sweep.shape.patch(place), plane)
         return self._filter.skips(sweep.blocks.cut(region), sweep.work.name, region, plane)
 
     def _skip(self, sweep: Sweep, place: tuple[int, ...]) -> None:
@@ -316,27 +337,29 @@ class Pipeline:
 
     def _fill(self, patches: Patches) -> NDArray[Any]:
         batch, slots = self._predictor.batch(self._local, len(patches))
+        copied: Patches = []
         for (sweep, place), slot in zip(patches, slots, strict=False):  # a fixed batch may have room for more
             if sweep.work.failed:
                 slot[...] = 0
                 continue
-            patch = sweep.work.grid[place].region
+            patch = sweep.shape.patch(place)
             sweep.blocks.fill(patch, slot, sweep.padding, self._predictor.preprocess)
-            with self._changed:
-                self._decoded_bytes -= sweep.blocks.drop(sweep.read(place[0]))
+            copied.append((sweep, place))
+        with self._changed:
+            self._decoded_bytes -= sum(sweep.blocks.drop(sweep.read(place[0])) for sweep, place in copied)
         return batch
 
     def _place(self, patches: Patches, heads: dict[str, NDArray[Any]]) -> None:
         counts: dict[str, int] = {}
+        bad = self._predictor.bad(heads, len(patches))
         for i, (sweep, place) in enumerate(patches):
             if sweep.work.failed:
                 continue
             values = {name: head[i] for name, head in heads.items()}
-            bad = self._predictor.is_bad(values)
             counts[sweep.work.name] = counts.get(sweep.work.name, 0) + 1
             with self._changed:
                 parts = sweep.parts_of(place[0])
-            complete = [part for part in parts if part.place(place, values, bad=bad)]
+            complete = [part for part in parts if part.place(place, values, bad=bad[i])]
             self._finish(sweep, complete)
         for name, count in counts.items():
             self._emit(PatchesPredicted(name, count))
@@ -345,9 +368,11 @@ class Pipeline:
         for part in complete:
             tasks = self._units.finish(part)
             with self._changed:
-                sweep.finished(part)
-                self._finishing.extend(tasks)
-                self._changed.notify_all()
+                if sweep.finished(part) and sweep in sweep.work.sweeps:
+                    sweep.work.sweeps.remove(sweep)  # what waits to be committed is not to hold its pixels
+                if tasks:
+                    self._finishing.extend(tasks)
+                    self._changed.notify_all()
 
     def then(self, tasks: Sequence[Task]) -> None:
         """Have more tasks done, before anything else."""

@@ -16,6 +16,9 @@ from patchloom.models.steps import Preprocess, Reduce
 
 __all__ = ["Predictor"]
 
+FEW = 4096
+"""Numbers of a prediction that are looked at one by one, all patches at once."""
+
 
 class Predictor:
     """Calls a model.
@@ -124,9 +127,10 @@ class Predictor:
         with self._turn:
             return self.model.predict(batch)
 
-    def is_bad(self, values: Mapping[str, NDArray[Any]]) -> bool:
-        """Whether any prediction of a patch is NaN or infinite."""
-        return any(not _finite(head) for head in values.values())
+    def bad(self, heads: Mapping[str, NDArray[Any]], n: int) -> list[bool]:
+        """For each of `n` patches, whether any of its predictions is NaN or infinite."""
+        found = [_finite(head) for head in heads.values() if head.dtype.kind == "f"]
+        return [not all(finite) for finite in zip(*found, strict=True)] if found else [False] * n
 
     def empty(self, n: int) -> NDArray[Any]:
         """Batch of zeros, in the memory order that the model likes."""
@@ -149,13 +153,18 @@ class Predictor:
         return values.astype(head.dtype, copy=False)
 
 
-def _finite(values: NDArray[Any]) -> bool:
-    if values.dtype.kind != "f":
-        return True
+def _finite(values: NDArray[Any]) -> list[bool]:
+    """Of each patch, whether all numbers are finite."""
+    if int(np.prod(values.shape[1:])) <= FEW:
+        found: list[bool] = np.isfinite(values.reshape(len(values), -1)).all(1).tolist()
+        return found
+    return [_all_finite(np.ravel(patch)) for patch in values]
+
+
+def _all_finite(values: NDArray[Any]) -> bool:
     # The sum of squares tells for nearly all patches, at a fraction of the cost of looking at each value.
-    flat = np.ravel(values)
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(values).all())
+        return bool(np.isfinite(np.dot(values, values))) or bool(np.isfinite(values).all())
 
 
 def check_channels(model: Model, channels: int, image: str) -> None:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from patchloom.config import Pad
 from patchloom.geometry.grid import GridAxis
-from patchloom.geometry.region import Region
+from patchloom.geometry.region import Piece, Region
 from patchloom.images.plane import Plane
 from patchloom.models.steps import Preprocess
 
-__all__ = ["BlockStore", "Padding", "needed", "source_pixels"]
+__all__ = ["BlockStore", "Padding", "block_bytes", "block_extent", "needed", "source_pixels"]
 
 SMALL_CHUNK = 128
 """Chunks shorter than this on an axis are decoded several at a time."""
@@ -71,20 +71,17 @@ class BlockStore:
 
     def __init__(self, plane: Plane) -> None:
         self.plane = plane
-        least = [BLOCK_DEPTH // 2, SMALL_CHUNK, SMALL_CHUNK][-len(plane.shape) :]
-        whole = [BLOCK_DEPTH, BLOCK, BLOCK][-len(plane.shape) :]
-        self.extent = tuple(
-            min(n, c if c >= small else c * -(-large // c))
-            for n, c, small, large in zip(plane.shape, plane.chunks, least, whole, strict=True)
-        )
+        self.extent = block_extent(plane)
         self._blocks: dict[tuple[int, ...], NDArray[Any]] = {}
         self._lock = threading.Lock()
+        self._announced: list[tuple[int, ...]] = []
+        self._fetching = threading.Lock()
         self._abandoned = False
 
     @property
     def block_bytes(self) -> int:
         """Memory of one block."""
-        return self.plane.channels * math.prod(self.extent) * self.plane.dtype.itemsize
+        return block_bytes(self.plane)
 
     def keys(self, region: Region) -> list[tuple[int, ...]]:
         """Blocks that share pixels with `region`."""
@@ -93,11 +90,23 @@ class BlockStore:
 
     def region(self, key: Sequence[int]) -> Region:
         """Pixels of one block."""
-        start = tuple(k * n for k, n in zip(key, self.extent, strict=True))
-        return Region(start, self.extent).intersect(Region.whole(self.plane.shape))
+        return _block(tuple(key), self.extent, self.plane.shape)
+
+    def announce(self, keys: Iterable[tuple[int, ...]]) -> None:
+        """Say which blocks are going to be decoded, so that what is far away is fetched together."""
+        if self.plane.is_far:
+            self._announced.extend(keys)
+
+    def _fetch(self) -> None:
+        with self._fetching:
+            keys, self._announced = self._announced, []
+            if keys:
+                self.plane.fetch([self.region(key) for key in keys])
 
     def decode(self, key: tuple[int, ...]) -> int:
         """Decode one block; returns the bytes that it takes, 0 where nobody wants it any more."""
+        if self._announced or self._fetching.locked():
+            self._fetch()
         pixels = self.plane.read(self.region(key))
         with self._lock:
             self._blocks[key] = pixels
@@ -171,10 +180,41 @@ class BlockStore:
         return raw
 
     def _copy(self, source: Region, out: NDArray[Any], preprocess: Preprocess | None) -> None:
-        for key, there, here in source.pieces(self.extent):
+        for key, there, here in _pieces(source, self.extent):
             with self._lock:
                 pixels = self._blocks[key]
             _deliver(pixels[(slice(None), *there)], out[(slice(None), *here)], preprocess)
+
+
+def block_extent(plane: Plane) -> tuple[int, ...]:
+    """Pixels of a block on each axis."""
+    return _extent(plane.shape, plane.chunks)
+
+
+def block_bytes(plane: Plane) -> int:
+    """Memory of one block."""
+    return plane.channels * math.prod(block_extent(plane)) * plane.dtype.itemsize
+
+
+@lru_cache(maxsize=1024)
+def _extent(shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:
+    least = [BLOCK_DEPTH // 2, SMALL_CHUNK, SMALL_CHUNK][-len(shape) :]
+    whole = [BLOCK_DEPTH, BLOCK, BLOCK][-len(shape) :]
+    return tuple(
+        min(n, c if c >= small else c * -(-large // c))
+        for n, c, small, large in zip(shape, chunks, least, whole, strict=True)
+    )
+
+
+@lru_cache(maxsize=1024)
+def _block(key: tuple[int, ...], extent: tuple[int, ...], shape: tuple[int, ...]) -> Region:
+    start = tuple(k * n for k, n in zip(key, extent, strict=True))
+    return Region(start, extent).intersect(Region.whole(shape))
+
+
+@lru_cache(maxsize=1024)
+def _pieces(source: Region, extent: tuple[int, ...]) -> tuple[Piece, ...]:
+    return tuple(source.pieces(extent))
 
 
 def _deliver(pixels: NDArray[Any], out: NDArray[Any], preprocess: Preprocess | None) -> None:

@@ -164,7 +164,9 @@ def trial_patch(
             middle = tuple(max(0, (n - p) // 2) for n, p in zip(views[0].shape, patch, strict=True))
             inside = Region(middle, patch).intersect(Region.whole(views[0].shape))
             try:
-                for key in blocks.keys(inside):
+                keys = blocks.keys(inside)
+                blocks.announce(keys)
+                for key in keys:
                     blocks.decode(key)
             except ImageError:
                 continue  # it will fail, and be recorded, in its turn

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -14,14 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.engine.reading import BlockStore, Padding, needed
+from patchloom.engine.reading import BlockStore, Padding
+from patchloom.engine.shapes import PartShape, SweepShape
 from patchloom.engine.stitch import UnitMap
 from patchloom.geometry.grid import Grid
-from patchloom.geometry.region import Region
 from patchloom.images.image import Image
 from patchloom.models.model import Head
 from patchloom.predictions.dense import DenseMap
 from patchloom.predictions.files import FileRecord
+from patchloom.predictions.map_files import HeldFiles
 from patchloom.predictions.patches import UnitRows
 
 __all__ = ["ImageWork", "ReadyRow", "Sweep", "UnitPart"]
@@ -62,7 +62,14 @@ class ImageWork:
     failed: bool = False
     planned: bool = False
     sweeps: list[Sweep] = field(default_factory=list)
+    encoded: list[UnitPart] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def held(self) -> Mapping[str, HeldFiles]:
+        """Files of its maps, a head each, where they are in memory until other images' are written with them."""
+        files = {name: layout.files for name, layout in self.maps.items()}
+        return {name: held for name, held in files.items() if isinstance(held, HeldFiles)}
 
     def part_written(self) -> bool:
         """Count one part less; True for the last one."""
@@ -82,12 +89,8 @@ class UnitPart:
 
     Parameters
     ----------
-    work, loops, region
-        Which image and plane, and which pixels of it.
-    rows
-        Patch rows that contribute.
-    columns
-        Patches on the other axes that contribute; the same for all units of a sweep.
+    work, loops, shape
+        Which image and plane, and what part of it.
     open_maps
         Makes the parts of the dense heads' maps; called when the first patch arrives, so that memory is taken only for
         units that the sweep has reached.
@@ -101,19 +104,16 @@ class UnitPart:
         self,
         work: ImageWork,
         loops: tuple[int, ...],
-        region: Region,
-        rows: range,
-        columns: Sequence[range],
+        shape: PartShape,
         open_maps: Callable[[], Mapping[str, UnitMap]],
         heads: Sequence[Head],
         *,
         alone: bool,
     ) -> None:
-        self.work, self.loops, self.region, self.rows, self.alone = work, loops, region, rows, alone
+        self.work, self.loops, self.region, self.rows, self.alone = work, loops, shape.region, shape.rows, alone
         self._open_maps, self._heads = open_maps, heads
-        self._origins = work.grid.starting_in(region)
-        self.patches = math.prod(map(len, self._origins))
-        self._left = len(rows) * math.prod(map(len, columns))
+        self._origins = shape.origins
+        self.patches, self._left = shape.patches, shape.contributors
         self._bad = 0
         self._skipped: NDArray[np.bool_] | None = None
         self._lock = threading.Lock()
@@ -178,7 +178,7 @@ class UnitPart:
 
     def rows_of(self, head: Head) -> UnitRows:
         """Rows of a vector head, in the order of the grid."""
-        places, starts, shapes = _rows(self.work.grid, self.work.shape, tuple(self._origins))
+        places, starts, shapes = _rows(self.work.grid, self.work.shape, self._origins)
         if self.work.original is not None:
             shapes = np.broadcast_to(np.asarray(self.work.original, np.int64), shapes.shape)
         values = self._vectors[head.name] if self._opened else self._empty(head)
@@ -187,10 +187,15 @@ class UnitPart:
         return UnitRows(self.work.name, self.loops, places, starts, shapes, values, self._skipped)
 
     def release(self) -> None:
-        """Give large arrays back."""
-        for unit_map in self.maps.values():
-            unit_map.release()
+        """Give everything back."""
+        self.release_maps()
         self._vectors.clear()
+
+    def release_maps(self) -> None:
+        """Give the parts of maps back: they are encoded."""
+        maps, self.maps = self.maps, {}
+        for unit_map in maps.values():
+            unit_map.release()
 
 
 class ReadyRow:
@@ -214,27 +219,20 @@ class Sweep:
     ----------
     work, blocks
         The image, and one plane of it.
+    shape
+        Of the sweep.
     parts
         Units that are to be filled, in order of their rows.
-    columns
-        Patches on the axes across the sweep.
     padding
         Beyond the edges of the image.
     """
 
     def __init__(
-        self, work: ImageWork, blocks: BlockStore, parts: Sequence[UnitPart], columns: Sequence[range], padding: Padding
+        self, work: ImageWork, blocks: BlockStore, shape: SweepShape, parts: Sequence[UnitPart], padding: Padding
     ) -> None:
-        self.work, self.blocks, self.padding = work, blocks, padding
+        self.work, self.blocks, self.shape, self.padding = work, blocks, shape, padding
         self._parts = list(parts)
-        self._columns = tuple(columns)
-        self._columns_needed = [
-            _hull(needed(axis, i, size, padding.mode) for i in {line[0], line[-1]})
-            for axis, line, size in zip(work.grid.axes[1:], columns, blocks.plane.shape[1:], strict=True)
-        ]
-        self._rows = _union([part.rows for part in parts])
-        self._last_row = self._rows[-1].stop - 1
-        self._ahead = itertools.chain.from_iterable(self._rows)
+        self._ahead = itertools.chain.from_iterable(shape.rows)
         self._row: int | None = None
         self._to_decode: deque[tuple[int, ...]] = deque()
         self._decoding: dict[tuple[int, ...], None] = {}
@@ -243,20 +241,6 @@ class Sweep:
         self._waiting: deque[tuple[int, int]] = deque()
         self._unread: dict[int, int] = {}
         self._advance()
-
-    @property
-    def patches_in_row(self) -> int:
-        """Patches of one row of the sweep."""
-        return math.prod(map(len, self._columns))
-
-    @property
-    def row_bytes(self) -> int:
-        """Memory of the decoded blocks that one patch row needs."""
-        rows = -(-self.work.grid.patch[0] // self.blocks.extent[0]) + 1
-        across = math.prod(
-            -(-(b - a) // n) + 1 for (a, b), n in zip(self._columns_needed, self.blocks.extent[1:], strict=True)
-        )
-        return min(rows, -(-self.blocks.plane.shape[0] // self.blocks.extent[0])) * across * self.blocks.block_bytes
 
     @property
     def exhausted(self) -> bool:
@@ -294,19 +278,21 @@ class Sweep:
         """Units that a patch row contributes to."""
         return [part for part in self._parts if row in part.rows]
 
-    def finished(self, part: UnitPart) -> None:
-        """Forget a unit that is complete."""
+    def finished(self, part: UnitPart) -> bool:
+        """Forget a unit that is complete; True where it was the last one."""
         self._parts = [other for other in self._parts if other is not part]
+        return not self._parts
 
     def _advance(self) -> None:
         """Go to the next patch row, and on over those whose blocks are all there."""
         while (row := next(self._ahead, None)) is not None:
-            first, stop = self._block_rows(row)
+            first, stop = self.shape.block_rows(row)
             new = range(max(first, self._next_block_row), stop)
             self._next_block_row = self._blocks_end = max(stop, self._next_block_row)
             if new:
                 self._row = row
-                self._to_decode = deque(self._keys(new))
+                self._to_decode = deque((line, *key) for line in new for key in self.shape.blocks_across)
+                self.blocks.announce(self._to_decode)
                 return
             self._waiting.append((row, self._blocks_end))
         self._row = None
@@ -316,27 +302,14 @@ class Sweep:
         undecoded = min((key[0] for key in itertools.chain(self._decoding, self._to_decode)), default=None)
         while self._waiting and (undecoded is None or self._waiting[0][1] <= undecoded):
             row, _ = self._waiting.popleft()
-            self._unread[row] = self.patches_in_row
-            ready.append(ReadyRow(self, row, itertools.product(*self._columns), self.patches_in_row))
+            count = self._unread[row] = self.shape.patches_in_row
+            ready.append(ReadyRow(self, row, itertools.product(*self.shape.columns), count))
         return ready
-
-    def _block_rows(self, row: int) -> tuple[int, int]:
-        axis, size, extent = self.work.grid.axes[0], self.blocks.plane.shape[0], self.blocks.extent[0]
-        first, stop = needed(axis, row, size, self.padding.mode)
-        # The last row may reflect pixels that lie before those of the row above it.
-        first = min(first, needed(axis, self._last_row, size, self.padding.mode)[0])
-        return first // extent, -(-stop // extent)
 
     def _first_block_needed(self) -> int:
         rows = [*self._unread, *(row for row, _ in itertools.islice(self._waiting, 1))]
         rows += [self._row] if self._row is not None else []
-        return min((self._block_rows(row)[0] for row in rows), default=self._next_block_row)
-
-    def _keys(self, lines: range) -> list[tuple[int, ...]]:
-        across = [
-            range(a // n, -(-b // n)) for (a, b), n in zip(self._columns_needed, self.blocks.extent[1:], strict=True)
-        ]
-        return list(itertools.product(lines, *across))
+        return min((self.shape.block_rows(row)[0] for row in rows), default=self._next_block_row)
 
 
 @lru_cache(maxsize=16)
@@ -348,19 +321,3 @@ def _rows(grid: Grid, plane: tuple[int, ...], origins: tuple[range, ...]) -> tup
         np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(lines)) for axes in (lines, first)
     )
     return places, starts, np.minimum(starts + np.asarray(grid.patch), np.asarray(plane)) - starts
-
-
-def _union(ranges: Sequence[range]) -> list[range]:
-    """Ranges in ascending order, merged where they touch."""
-    merged: list[range] = []
-    for line in sorted(ranges, key=lambda line: line.start):
-        if merged and line.start <= merged[-1].stop:
-            merged[-1] = range(merged[-1].start, max(merged[-1].stop, line.stop))
-        elif line:
-            merged.append(line)
-    return merged
-
-
-def _hull(intervals: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    first, stop = zip(*intervals, strict=True)
-    return min(first), max(stop)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from patchloom.connections import shown
 from patchloom.errors import SourceError, SourceNotFoundError, UsageError
 from patchloom.export.container import Container, MemberNames
 from patchloom.export.export import Predictions
 from patchloom.images.source import Entry, Source
 from patchloom.images.sources.entry import OpenFile
 from patchloom.images.sources.stored import OpenStored
+from patchloom.objects import as_path
 
 __all__ = ["copy_original", "originals", "path_of"]
 
@@ -64,7 +66,7 @@ def path_of(entry: Entry | None) -> str | None:
     """Path or URL of an image that is a file; never with a password."""
     if entry is None or not isinstance(entry.open, OpenFile):
         return None
-    return re.sub(r"^([\w+.-]+://[^/@:]*):[^/@]*@", r"\1@", entry.open.path)
+    return shown(entry.open.path)
 
 
 def copy_original(name: str, entry: Entry | None, container: Container, places: MemberNames) -> str:
@@ -79,12 +81,14 @@ def copy_original(name: str, entry: Entry | None, container: Container, places: 
     """
     if entry is not None and isinstance(entry.open, OpenStored):
         return _copy_stored(name, entry.open, container, places)
-    if entry is None or not isinstance(entry.open, OpenFile) or "://" in entry.open.path:
+    if entry is None or not isinstance(entry.open, OpenFile):
         raise UsageError(f"image {name!r} is no file that could be copied", "export without --with-images")
-    path, place = Path(entry.open.path), places.of(name)
+    path, place = as_path(entry.open.path), places.of(name)
     if not path.exists():
         raise SourceNotFoundError(f"{path}: the image is not there any more", "export without --with-images")
-    for one in sorted(path.rglob("*")) if path.is_dir() else [path]:
+    below: Any = path.rglob("*")
+    files: list[Any] = sorted(below) if path.is_dir() else [path]
+    for one in files:
         if one.is_file():
             member = f"{place}/{one.relative_to(path).as_posix()}" if one != path else place
             with one.open("rb") as file, container.member(member, compress=False) as copy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from patchloom.geometry.region import Region
 
-__all__ = ["Image", "ImageInfo", "Reader"]
+__all__ = ["FetchesAhead", "Image", "ImageInfo", "Reader"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,18 @@ class Image(Protocol):
 
     def close(self) -> None:
         """Give file handles back; may be called twice."""
+
+
+@runtime_checkable
+class FetchesAhead(Protocol):
+    """Image that may take its time to get bytes, and gets many at once if it knows which."""
+
+    @property
+    def is_far(self) -> bool:
+        """Whether `fetch` helps."""
+
+    def fetch(self, regions: Sequence[Region], level: int = 0) -> None:
+        """Begin to get what `read` of these regions needs. That it does not work shows when they are read."""
 
 
 class Reader(Protocol):

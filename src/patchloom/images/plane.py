@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from patchloom.errors import ImageMismatchError
 from patchloom.geometry.axes import AXES, LOOP_AXES, spatial_axes
 from patchloom.geometry.region import Region
-from patchloom.images.image import Image, ImageInfo
+from patchloom.images.image import FetchesAhead, Image, ImageInfo
 
 __all__ = ["Plane", "Planes", "planes"]
 
@@ -39,24 +41,17 @@ class Plane:
         self, image: Image, level: int, ndim: int, channels: tuple[int, ...], at: dict[str, int]
     ) -> None:
         info = image.info
-        space = spatial_axes(ndim)
         self._image = image
         self._level = level
-        self._axes = info.axes
-        self._indices = channels
         self._at = at
-        self._runs = _runs(channels, info, level)
-        kept = [letter for letter in info.axes if letter not in at]
-        self._squeeze = tuple(0 if letter in at else slice(None) for letter in info.axes)
-        self._order = [kept.index(letter) for letter in ("C" + space if "C" in kept else space)]
-        self.shape: tuple[int, ...] = tuple(info.extent(letter, level) for letter in space)
+        self._form = _form(info.axes, info.levels[level], info.chunks[level], ndim, channels, tuple(at.items()))
+        self.shape: tuple[int, ...] = self._form.shape
         """Extents ([z,] y, x) in pixels of the level."""
         self.channels: int = len(channels)
         """Number of channels; 1 where the image has no channel axis."""
         self.dtype: np.dtype[Any] = info.dtype
         """Of the pixels."""
-        chunk = dict(zip(info.axes, info.chunks[level], strict=True))
-        self.chunks: tuple[int, ...] = tuple(chunk[letter] for letter in space)
+        self.chunks: tuple[int, ...] = self._form.chunks
         """Extents ([z,] y, x) of the blocks that are decoded at once."""
 
     @property
@@ -78,7 +73,7 @@ class Plane:
             ``(C, [Z,] Y, X)``: a view of what was decoded wherever that is possible, so it is not written to and in any
             order in memory.
         """
-        runs = self._runs
+        runs = self._form.runs
         if len(runs) == 1:
             return self._read_run(region, *runs[0])
         out = np.empty((self.channels, *region.shape), self.dtype)
@@ -89,23 +84,22 @@ class Plane:
             place += len(part)
         return out
 
+    @property
+    def is_far(self) -> bool:
+        """Whether `fetch` helps."""
+        return bool(getattr(self._image, "is_far", False))
+
+    def fetch(self, regions: Sequence[Region]) -> None:
+        """Begin to get what `read` of these regions needs, where the image takes its time to get it."""
+        if self.is_far:
+            runs = self._form.runs
+            wanted = [_source(self._form, region, low, high) for region in regions for low, high, _ in runs]
+            cast(FetchesAhead, self._image).fetch(wanted, self._level)
+
     def _read_run(self, region: Region, low: int, high: int, pick: slice | list[int] | None) -> NDArray[Any]:
-        space = spatial_axes(len(self.shape))
-        start, shape = [], []
-        for letter in self._axes:
-            if letter == "C":
-                start.append(low)
-                shape.append(high - low)
-            elif letter in self._at:
-                start.append(self._at[letter])
-                shape.append(1)
-            else:
-                axis = space.index(letter)
-                start.append(region.start[axis])
-                shape.append(region.shape[axis])
-        pixels = self._image.read(Region(tuple(start), tuple(shape)), self._level)[self._squeeze]
-        pixels = pixels.transpose(self._order)
-        if len(self._order) == len(space):
+        form = self._form
+        pixels = self._image.read(_source(form, region, low, high), self._level)[form.squeeze].transpose(form.order)
+        if len(form.order) == len(form.shape):
             pixels = pixels[None]
         return pixels if pick is None else pixels[pick]
 
@@ -113,15 +107,83 @@ class Plane:
 Run = tuple[int, int, slice | list[int] | None]
 
 
-def _runs(channels: tuple[int, ...], info: ImageInfo, level: int) -> list[Run]:
+@dataclass(frozen=True, eq=False)
+class _Form:
+    """How planes of one shape lie in their images.
+
+    Parameters
+    ----------
+    axes, at
+        Of the image, and the index on each axis that the plane does not have.
+    shape, chunks
+        Along the axes of the plane.
+    runs
+        What is read to get the channels.
+    squeeze, order
+        Index and transposition from what is read to ``([C,] [Z,] Y, X)``.
+    """
+
+    axes: str
+    at: Mapping[str, int]
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    runs: list[Run]
+    squeeze: tuple[int | slice, ...]
+    order: tuple[int, ...]
+
+
+@lru_cache(maxsize=256)
+def _form(
+    axes: str,
+    extents: tuple[int, ...],
+    chunks: tuple[int, ...],
+    ndim: int,
+    channels: tuple[int, ...],
+    at: tuple[tuple[str, int], ...],
+) -> _Form:
+    """Collections have many images of one shape."""
+    space, fixed = spatial_axes(ndim), dict(at)
+    extent = dict.fromkeys(space, 1) | dict(zip(axes, extents, strict=True))
+    chunk = dict(zip(axes, chunks, strict=True))
+    kept = [letter for letter in axes if letter not in fixed]
+    return _Form(
+        axes,
+        fixed,
+        tuple(extent[letter] for letter in space),
+        tuple(chunk[letter] for letter in space),
+        _runs(channels, chunk.get("C")),
+        tuple(0 if letter in fixed else slice(None) for letter in axes),
+        tuple(kept.index(letter) for letter in ("C" + space if "C" in kept else space)),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _source(form: _Form, region: Region, low: int, high: int) -> Region:
+    """A region of a plane, and some channels, in its image."""
+    space = spatial_axes(len(form.shape))
+    start, shape = [], []
+    for letter in form.axes:
+        if letter == "C":
+            start.append(low)
+            shape.append(high - low)
+        elif letter in form.at:
+            start.append(form.at[letter])
+            shape.append(1)
+        else:
+            axis = space.index(letter)
+            start.append(region.start[axis])
+            shape.append(region.shape[axis])
+    return Region(tuple(start), tuple(shape))
+
+
+def _runs(channels: tuple[int, ...], block: int | None) -> list[Run]:
     """Reads that give the channels: ``[low, high)`` and what to take of it.
 
     One read where the channels lie in blocks next to each other; else one for each channel, so that nothing between
-    them is decoded.
+    them is decoded. `block` is the number of channels in a block; None where there is no axis of channels.
     """
-    if "C" not in info.axes:
+    if block is None:
         return [(0, 1, None)]
-    block = info.chunks[level][info.axes.index("C")]
     touched = {channel // block for channel in channels}
     if len(touched) == max(touched) - min(touched) + 1:
         return [_run(channels)]
@@ -151,9 +213,8 @@ class Planes(Sequence[Plane]):
         self, image: Image, level: int, ndim: int, channels: tuple[int, ...]
     ) -> None:
         info = image.info
-        loops = LOOP_AXES + ("Z" if ndim == 2 else "")
         self._image, self._level, self._ndim, self._channels = image, level, ndim, channels
-        self.loop_axes: str = "".join(letter for letter in AXES if letter in info.axes and letter in loops)
+        self.loop_axes: str = _loop_axes(info.axes, ndim)
         """Axes that are iterated, in the order STCZYX; empty for an ordinary image."""
         self.loop_shape: tuple[int, ...] = tuple(info.extent(letter, level) for letter in self.loop_axes)
         """Their extents."""
@@ -169,13 +230,13 @@ class Planes(Sequence[Plane]):
     def __getitem__(self, index: slice) -> Sequence[Plane]: ...
 
     def __getitem__(self, index: int | slice) -> Plane | Sequence[Plane]:
+        last = self._last
+        if last is not None and last[0] == index:
+            return last[1]  # asked for again and again where there is only one
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"plane {index} of {len(self)}")
-        last = self._last
-        if last is not None and last[0] == index:
-            return last[1]  # asked for again and again where there is only one
         rest, at = index % len(self), {}
         for letter, extent in zip(reversed(self.loop_axes), reversed(self.loop_shape), strict=True):
             rest, at[letter] = divmod(rest, extent)
@@ -186,6 +247,12 @@ class Planes(Sequence[Plane]):
 
     def __iter__(self) -> Iterator[Plane]:
         return (self[i] for i in range(len(self)))
+
+
+@lru_cache(maxsize=64)
+def _loop_axes(axes: str, ndim: int) -> str:
+    loops = LOOP_AXES + ("Z" if ndim == 2 else "")
+    return "".join(letter for letter in AXES if letter in axes and letter in loops)
 
 
 def planes(

@@ -9,15 +9,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from patchloom.errors import UnknownFormatError, UnreadableImageError
+from patchloom.images.files import is_folder
 from patchloom.images.image import Image, Reader
+from patchloom.objects import AnyPath, ObjectPath, as_path
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["KNOWN_WITHOUT_READER", "is_image", "known_suffixes", "open_image", "reader_of"]
+__all__ = ["KNOWN_WITHOUT_READER", "has_known_suffix", "is_image", "known_suffixes", "open_image", "reader_of"]
 
 GROUP = "patchloom.readers"
 OURS = "patchloom."
@@ -96,9 +98,14 @@ def reader_of(path: Path, head: bytes | None = None) -> Reader | None:
     return next((reader for reader in _registry() if reader.recognises(path, head)), None)
 
 
+def has_known_suffix(path: AnyPath) -> bool:
+    """Whether a file is called as images are, also as those that no reader understands."""
+    return _has_suffix(path, known_suffixes()) or _has_suffix(path, KNOWN_WITHOUT_READER)
+
+
 def is_image(path: Path) -> bool:
     """Whether a file is an image by its suffix or, failing that, by its content."""
-    if _has_suffix(path, known_suffixes()) or _has_suffix(path, KNOWN_WITHOUT_READER):
+    if has_known_suffix(path):
         return True
     try:
         return reader_of(path) is not None
@@ -106,13 +113,13 @@ def is_image(path: Path) -> bool:
         return False
 
 
-def open_image(path: str | Path, *, axes: str | None = None) -> Image:
+def open_image(path: str | Path | ObjectPath, *, axes: str | None = None) -> Image:
     """Open an image by the reader of its format; pixels are read later.
 
     Parameters
     ----------
     path
-        File, or folder of a Zarr array or group.
+        File, or folder of a Zarr array or group; or URL of one: ``s3://``, ``gs://``, ``az://``, ``https://``.
     axes
         Names of the axes, letters out of ``STCZYX``, where the user knows better than the file.
 
@@ -123,9 +130,9 @@ def open_image(path: str | Path, *, axes: str | None = None) -> Image:
     UnreadableImageError, ImageTooLargeError, ImageMismatchError
         As the reader finds; each names the file.
     """
-    path = Path(path)
+    path = _local_or_opened(path)
     head = _head(path)
-    if not head and not path.is_dir():
+    if not head and not is_folder(path):
         raise UnreadableImageError(f"{path}: is empty", "copy the file again from where it came from")
     reader = reader_of(path, head) or _by_suffix(path)
     if reader is None:
@@ -133,9 +140,31 @@ def open_image(path: str | Path, *, axes: str | None = None) -> Image:
     return reader.open(path, axes=axes)
 
 
+def _local_or_opened(path: str | Path | ObjectPath) -> Path:
+    """A path, or what readers take for one: an object that was asked for its beginning, or a prefix of objects."""
+    found = as_path(path)
+    return found if isinstance(found, Path) else cast(Path, _opened(found))
+
+
+def _opened(path: ObjectPath) -> Any:
+    from patchloom.images.remote import open_object, unreadable
+
+    if path.name.lower().endswith(".zarr"):
+        return path
+    try:
+        return open_object(path)
+    except UnreadableImageError as error:
+        try:
+            if path.is_dir():
+                return path
+        except OSError as other:
+            raise unreadable(other) from None
+        raise error
+
+
 def _head(path: Path) -> bytes:
     try:
-        if path.is_dir():
+        if is_folder(path):
             return b""
         with path.open("rb") as file:
             return file.read(HEAD)
@@ -150,7 +179,7 @@ def _by_suffix(path: Path) -> Reader | None:
     return next((reader for reader in _registry() if _has_suffix(path, reader.suffixes)), None)
 
 
-def _has_suffix(path: Path, suffixes: object) -> bool:
+def _has_suffix(path: AnyPath, suffixes: object) -> bool:
     """Whether a name ends in one of `suffixes`, of which some have two dots."""
     name = path.name.lower().lstrip(".")
     return any(f".{ending}" in suffixes for ending in _endings(name))  # type: ignore[operator]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from patchloom.errors import SourceError, SourceNotFoundError, UsageError
-from patchloom.images.sources.entry import Entry, Source, is_zarr
+from patchloom.images.remote import unreadable
+from patchloom.images.sources.entry import Entry, Source, absolute, is_zarr
 from patchloom.images.sources.folder import FolderSource, GlobSource, has_magic
 from patchloom.images.sources.listed import FileSource, ListSource, MappingSource
 from patchloom.images.sources.manifest import SUFFIXES, ManifestSource
 from patchloom.images.sources.urls import database_source, is_database_url
+from patchloom.objects import ObjectPath, as_path
 
 __all__ = ["DATABASE", "Entry", "Source", "as_source", "from_spec"]
 
@@ -76,7 +77,7 @@ def as_source(source: Any, *, axes: str | None = None, **rows: str | None) -> So
     if isinstance(source, Iterable) and not isinstance(source, bytes):
         items = list(source)
         if all(isinstance(item, (str, os.PathLike)) for item in items):
-            return ListSource([_absolute(os.fsdecode(item)) for item in items], axes)
+            return ListSource([absolute(os.fsdecode(item)) for item in items], axes)
         raise SourceError("a list of images that are not paths", 'give arrays names: {"first": array, …}')
     raise SourceError(f"a {type(source).__name__} is no source of images",
                       "give a path, a pattern, a list of paths, a manifest or a mapping of names to arrays")
@@ -97,7 +98,9 @@ def from_spec(spec: Mapping[str, Any]) -> Source:
 
 
 def _from_path(text: str, axes: str | None) -> Source:
-    path = Path(_absolute(text))
+    path = as_path(absolute(text))
+    if isinstance(path, ObjectPath):
+        return _from_url(path, axes)
     if path.is_dir():
         return FileSource(str(path), axes) if is_zarr(path) else FolderSource(str(path), axes)
     if path.exists():
@@ -108,5 +111,20 @@ def _from_path(text: str, axes: str | None) -> Source:
                               "give a file, a folder, a pattern in quotes, or a manifest")
 
 
-def _absolute(text: str) -> str:
-    return os.path.abspath(os.path.expanduser(text))
+def _from_url(path: ObjectPath, axes: str | None) -> Source:
+    url, suffix = path.url, path.suffix.lower()
+    if suffix in SUFFIXES:
+        return ManifestSource(url, axes)
+    if path.is_on_web or (suffix == ".zarr" and not has_magic(url)):
+        return FileSource(url, axes)
+    try:
+        if path.name and path.is_file():
+            return FileSource(url, axes)
+        if has_magic(url):
+            return GlobSource(url, axes)
+        if path.is_dir():
+            return FileSource(url, axes) if is_zarr(path) else FolderSource(url, axes)
+    except OSError as error:
+        raise SourceError(str(error), unreadable(error).hint) from None
+    raise SourceNotFoundError(f"{path}: there is no such object, and none below it",
+                              "give an object, a prefix, a pattern in quotes, or a manifest")

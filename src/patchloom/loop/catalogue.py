@@ -14,7 +14,7 @@ from patchloom.errors import SourceError
 from patchloom.images.array import ArrayImage
 from patchloom.images.image import Image
 from patchloom.images.source import Source, as_source
-from patchloom.images.sources.entry import Entry, OpenFile, image_name
+from patchloom.images.sources.entry import Entry, OpenFile, absolute, image_name
 from patchloom.images.sources.listed import MappingSource
 
 __all__ = ["Catalogue", "Names", "catalogue_of"]
@@ -96,7 +96,7 @@ class _MappedImages:
     def open(self, i: int) -> Image:
         value = self._images[self._keys[i]]
         if isinstance(value, (str, os.PathLike)):
-            return OpenFile(os.path.abspath(os.fsdecode(value)), self._axes)()
+            return OpenFile(absolute(os.fsdecode(value)), self._axes)()
         return ArrayImage(value, self._axes, self.names[i])
 
     def shapes(self) -> Iterator[Shape | None]:

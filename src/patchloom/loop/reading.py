@@ -125,6 +125,7 @@ class PixelReader:
         return out
 
     def _decode(self, kept: _Kept, image: int, sample: int, store: BlockStore, needed: list[tuple[int, ...]]) -> None:
+        store.announce(key for key in needed if (image, sample, key) not in kept.blocks)
         for key in needed:
             at = image, sample, key
             if at not in kept.blocks:

@@ -117,6 +117,7 @@ class _Window:
         for line in [line for line in self._lines if line not in wanted]:
             self._store.drop(self._lines.pop(line))
         new = [key for key in keys if key[0] not in self._lines]
+        self._store.announce(new)
         for key in new:
             self._store.decode(key)
             self._lines.setdefault(key[0], []).append(key)

@@ -131,6 +131,8 @@ class Preprocess:
                 np.copyto(out, result, casting="unsafe")
 
     def _normalise(self, result: NDArray[np.float32], channel_axis: int) -> None:
+        if self._mean is None and self._std is None:
+            return
         steps: tuple[tuple[np.ufunc, NDArray[np.float32] | None], ...]
         steps = ((np.subtract, self._mean), (np.divide, self._std))
         # Where channels are interleaved in memory, rows of channels are three or so elements long and NumPy's loops

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from patchloom.geometry.axes import spatial_axes
 from patchloom.geometry.region import Region
 from patchloom.geometry.units import chunk_extents
 from patchloom.models.model import Head
-from patchloom.predictions.files import FileRecord, write_file
+from patchloom.predictions.files import FileRecord
+from patchloom.predictions.map_files import MapFiles
 from patchloom.predictions.pyramid import halve, level_shapes
 from patchloom.predictions.shards import Codec, ShardReader, ShardWriter
 
@@ -43,12 +43,12 @@ def default_nodata(dtype: np.dtype[Any]) -> float | int:
 
 @dataclass(frozen=True)
 class DenseMap:
-    """Map of one head over one image, a folder in OME-Zarr 0.5 with one sharded array a level.
+    """Map of one head over one image, in OME-Zarr 0.5 with one sharded array a level.
 
     Parameters
     ----------
-    folder
-        ``dense/<head>/<image>.zarr``.
+    files
+        Where its files are.
     head
         Final head, after reduction.
     loop_axes, loop_shape
@@ -67,7 +67,7 @@ class DenseMap:
         Of the image.
     """
 
-    folder: Path
+    files: MapFiles
     head: Head
     loop_axes: str
     loop_shape: tuple[int, ...]
@@ -150,9 +150,27 @@ class DenseMap:
 
     def create(self) -> list[FileRecord]:
         """Write the metadata of the group and of its arrays; what is there already is replaced by the same."""
-        records = [write_file(self.folder / "zarr.json", _json(self._group()))]
-        levels = range(len(self.levels))
-        return records + [write_file(self.folder / f"{i}/zarr.json", _json(self._array(i))) for i in levels]
+        documents = {"zarr.json": self._group()}
+        documents |= {f"{level}/zarr.json": self._array(level) for level in range(len(self.levels))}
+        records: list[FileRecord] = []
+        for name, document in documents.items():
+            with self.files.writing(name) as file:
+                file.write(json.dumps(document, indent=1).encode())
+            records += file.records
+        return records
+
+    def finish(self) -> None:
+        """Write what is missing of a small map when all its planes are there: metadata, shards without a single
+        prediction, upper levels. In the end all files are there, so that one that is missed is damage.
+        """
+        self.create()
+        planes = list(itertools.product(*map(range, self.loop_shape)))
+        for level, shape in enumerate(self.levels):
+            for loops, index in itertools.product(planes, self.shards(level, Region.whole(shape))):
+                if level > 1:
+                    self.write_level_shard(level, loops, index)
+                elif self.files.reading(self.shard_name(level, loops, index)) is None:
+                    self.write_shard(level, loops, index, lambda place: None)
 
     def shards(self, level: int, region: Region) -> Iterator[tuple[int, ...]]:
         """Indices of the shards that `region` (in pixels of `level`) touches."""
@@ -161,13 +179,13 @@ class DenseMap:
             *(range(a // n, -(-b // n)) for a, b, n in zip(region.start, region.stop, extents, strict=True))
         )
 
-    def path(self, level: int, loops: Sequence[int], index: Sequence[int]) -> Path:
-        """File of one shard."""
+    def shard_name(self, level: int, loops: Sequence[int], index: Sequence[int]) -> str:
+        """File of one shard, within the map."""
         by_axis = dict(zip(self.loop_axes, loops, strict=True))
         parts = [by_axis[axis] for axis in self.loop_axes_first]
         parts += [0] if self.head.channels is not None else []
         parts += [by_axis[axis] for axis in self.loop_axes_last] + list(index)
-        return self.folder.joinpath(str(level), "c", *map(str, parts))
+        return "/".join(map(str, (level, "c", *parts)))
 
     def write_shard(
         self,
@@ -189,7 +207,7 @@ class DenseMap:
         counts = self.shard_counts(level)
         reduced: dict[tuple[int, ...], NDArray[Any]] = {}
         makes_next = level == 0 and len(self.levels) > 1
-        with ShardWriter(self.path(level, loops, index), self._file_counts(level), self.codec) as shard:
+        with self._writer(level, loops, index) as shard:
             for place in itertools.product(*map(range, counts)):
                 pixels = block(place) if self._inside(level, index, place) else None
                 if pixels is None:
@@ -197,12 +215,12 @@ class DenseMap:
                 self._append(shard, place, pixels)
                 if makes_next:
                     self._reduce_into(reduced, 0, index, place, pixels)
-        records = [shard.record]
+        records = shard.records
         if makes_next:
-            with ShardWriter(self.path(1, loops, index), self._file_counts(1), self.codec) as shard:
+            with self._writer(1, loops, index) as shard:
                 for place, pixels in reduced.items():
                     self._append(shard, place, pixels)
-            records.append(shard.record)
+            records += shard.records
         return records
 
     def write_level_shard(self, level: int, loops: Sequence[int], index: tuple[int, ...]) -> list[FileRecord]:
@@ -218,25 +236,81 @@ class DenseMap:
         )
         covered = covered.intersect(Region.whole(self.levels[below]))
         for shard_index in self.shards(below, covered):
-            path = self.path(below, loops, shard_index)
-            if not path.exists():
+            shard = self._reader(below, loops, shard_index)
+            if shard is None:
                 continue
-            with ShardReader(path, self._file_counts(below), self._file_chunk(), self.codec) as shard:
-                for place in itertools.product(*map(range, self.shard_counts(below))):
-                    pixels = self._chunk_of(shard, place)
-                    if pixels is not None:
-                        absolute = tuple(
-                            i * n + p for i, n, p in zip(shard_index, self.shard_counts(below), place, strict=True)
-                        )
-                        self._reduce_into(blocks, below, (0,) * len(absolute), absolute, pixels)
+            for place in itertools.product(*map(range, self.shard_counts(below))):
+                pixels = self._chunk_of(shard, place)
+                if pixels is not None:
+                    absolute = tuple(
+                        i * n + p for i, n, p in zip(shard_index, self.shard_counts(below), place, strict=True)
+                    )
+                    self._reduce_into(blocks, below, (0,) * len(absolute), absolute, pixels)
         first = tuple(a // c for a, c in zip(start, self.chunk, strict=True))
         return self.write_shard(
             level, loops, index, lambda place: blocks.get(tuple(f + p for f, p in zip(first, place, strict=True)))
         )
 
+    def read(self, level: int, loops: Sequence[int], channels: range, region: Region) -> NDArray[Any]:
+        """Pixels of one plane, ``(C, *region.shape)``; nodata where nothing was predicted.
+
+        Parameters
+        ----------
+        level, loops
+            Which plane.
+        channels
+            Which channels; ``range(1)`` where the head has no such axis.
+        region
+            Pixels of that level, all of them inside.
+
+        Raises
+        ------
+        RunDamagedError
+            If what was written is not there any more, or is damaged.
+        """
+        out = np.full((len(channels), *region.shape), self.nodata, self.head.dtype)
+        covered = Region((channels.start, *region.start), (len(channels), *region.shape))
+        for index in self.shards(level, region):
+            shard = self._reader(level, loops, index)
+            if shard is None:
+                continue
+            extents = self.extents(level)
+            first = (0, *(i * n for i, n in zip(index, extents, strict=True)))
+            whole = Region(first, (self.channels, *extents))
+            inside = covered.intersect(whole)
+            area = inside.relative_to(first)
+            target = out[inside.relative_to(covered.start).slices]
+            pieces = area.pieces((self.channel_chunk, *self.chunk))
+            # In the order in which they are stored: object storage is read ahead.
+            for place, there, here in sorted(pieces, key=lambda piece: (piece[0][1:], piece[0][0])):
+                pixels = shard.read(place if self.head.channels is not None else place[1:])
+                if pixels is not None:
+                    target[here] = pixels[there if self.head.channels is not None else there[1:]]
+        return out
+
+    def array_shape(self, level: int) -> tuple[int, ...]:
+        """Extents of the array of `level` along `axes`."""
+        return tuple(self._full(self._of_channels(self.channels), self.levels[level], self.loop_shape))
+
+    def array_chunks(self) -> tuple[int, ...]:
+        """Extents along `axes` of what is read at once."""
+        return tuple(self._full(self._of_channels(self.channel_chunk), self.chunk, (1,) * len(self.loop_axes)))
+
     def empty_block(self, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
         """Chunk of all channels filled with nodata."""
         return np.full((self.channels, *self.chunk), self.nodata, dtype or self.head.dtype)
+
+    def _writer(self, level: int, loops: Sequence[int], index: Sequence[int]) -> ShardWriter:
+        name = self.shard_name(level, loops, index)
+        return ShardWriter(self.files.writing(name), self._file_counts(level), self.codec)
+
+    def _reader(self, level: int, loops: Sequence[int], index: Sequence[int]) -> ShardReader | None:
+        """A shard; None where it was never written."""
+        name = self.shard_name(level, loops, index)
+        file = self.files.reading(name)
+        if file is None:
+            return None
+        return ShardReader(file, self.files.where(name), self._file_counts(level), self._file_chunk(), self.codec)
 
     def _append(self, shard: ShardWriter, place: tuple[int, ...], pixels: NDArray[Any]) -> None:
         if self.head.channels is None:
@@ -287,12 +361,14 @@ class DenseMap:
         )
 
     def _file_counts(self, level: int) -> tuple[int, ...]:
-        channels = () if self.head.channels is None else (self.channel_chunks,)
-        return (*channels, *self.shard_counts(level))
+        return (*self._of_channels(self.channel_chunks), *self.shard_counts(level))
 
     def _file_chunk(self) -> tuple[int, ...]:
-        channels = () if self.head.channels is None else (self.channel_chunk,)
-        return (*channels, *self.chunk)
+        return (*self._of_channels(self.channel_chunk), *self.chunk)
+
+    def _of_channels(self, count: int) -> tuple[int, ...]:
+        """Extent of the channel axis, where the head has one."""
+        return () if self.head.channels is None else (count,)
 
     def _full(self, channels: tuple[int, ...], spatial: tuple[int, ...], loops: Sequence[int]) -> list[int]:
         by_axis = dict(zip(self.loop_axes, loops, strict=True))
@@ -305,20 +381,19 @@ class DenseMap:
 
     def _array(self, level: int) -> Mapping[str, Any]:
         ones = (1,) * len(self.loop_axes)
-        has = self.head.channels is not None
         nodata: Any = self.nodata
         if self.head.dtype.kind == "f":
             nodata = "NaN" if math.isnan(nodata) else float(nodata)
         return {
             "zarr_format": 3,
             "node_type": "array",
-            "shape": self._full((self.channels,) if has else (), self.levels[level], self.loop_shape),
+            "shape": self.array_shape(level),
             "data_type": self.head.dtype.name,
             "chunk_grid": {
                 "name": "regular",
                 "configuration": {
                     "chunk_shape": self._full(
-                        (self.channel_chunks * self.channel_chunk,) if has else (), self.extents(level), ones
+                        self._of_channels(self.channel_chunks * self.channel_chunk), self.extents(level), ones
                     )
                 },
             },
@@ -328,7 +403,7 @@ class DenseMap:
                 {
                     "name": "sharding_indexed",
                     "configuration": {
-                        "chunk_shape": self._full((self.channel_chunk,) if has else (), self.chunk, ones),
+                        "chunk_shape": self.array_chunks(),
                         "codecs": self.codec.metadata(),
                         "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
                         "index_location": "end",
@@ -360,7 +435,3 @@ class DenseMap:
         if self.head.classes and self.head.channels is not None:
             ome["omero"] = {"channels": [{"label": label} for label in self.head.classes]}
         return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
-
-
-def _json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, indent=1).encode()

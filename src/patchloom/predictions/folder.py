@@ -8,14 +8,14 @@ import uuid
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from patchloom import __version__
 from patchloom.config import LIVE, Config
-from patchloom.errors import ConfigMismatchError, RunDamagedError, RunNotFoundError, UsageError
+from patchloom.errors import ConfigMismatchError, RunDamagedError, RunError, RunNotFoundError, UsageError
 from patchloom.models.identity import live_identity
 from patchloom.models.model import Head
+from patchloom.objects import AnyPath
 from patchloom.predictions.files import write_file
 from patchloom.predictions.layout import FORMAT, RunLayout, digest, fingerprint, heads_from_json, heads_to_json
 
@@ -60,11 +60,11 @@ class RunDocument:
     whole: tuple[int, ...] | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
 
-    def layout(self, folder: Path) -> RunLayout:
+    def layout(self, folder: AnyPath) -> RunLayout:
         """Geometry and files of the run."""
         return RunLayout(folder, self.config, self.ndim, self.heads, self.unit_width, self.whole)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: AnyPath) -> None:
         """Write ``run.json`` atomically."""
         config = self.config.changed()
         config |= {name: None for name in LIVE if not isinstance(config.get(name, ""), str)}
@@ -93,7 +93,7 @@ class RunDocument:
         write_file(folder / "run.json", json.dumps(document, indent=1).encode())
 
     @classmethod
-    def read(cls, folder: Path) -> RunDocument:
+    def read(cls, folder: AnyPath) -> RunDocument:
         """Read ``run.json``.
 
         Raises
@@ -112,6 +112,8 @@ class RunDocument:
             raise RunNotFoundError(f"there is no run in {folder}", "`patchloom predict` makes one") from None
         except (ValueError, KeyError, TypeError, AttributeError):
             intact = False
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error}", "is it there, and may you read it?") from error
         if not intact:
             raise RunDamagedError(f"{path} is damaged", "restore it from a copy; the predictions may still be intact")
         if document["format"] > FORMAT:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from patchloom.errors import OutputError
 from patchloom.geometry.region import Region
+from patchloom.objects import AnyPath
 from patchloom.predictions.journal import Record, logs, read_log
+from patchloom.predictions.layout import member_name
+from patchloom.predictions.records import begun
 
 __all__ = ["ImageRow", "Index", "Part"]
 
-VERSION = 2
+RETRIES = 2
+"""How often logs are listed if they vanish while they are read."""
+VERSION = 3
 SCHEMA = """
 create table log (name text primary key, offset integer not null);
 create table image (
@@ -35,6 +43,8 @@ create table part (
 create table file (path text primary key, size integer not null, crc integer not null, image text) without rowid;
 create table unit (name text primary key) without rowid;
 """
+
+PART = ", ".join("?" * 13)
 
 
 @dataclass(frozen=True)
@@ -75,27 +85,37 @@ class Index:
     Parameters
     ----------
     folder
-        Of the run. Where it cannot be written the index is built in memory.
+        Of the run. Where it cannot be written the index is built in memory; that of a run in object storage is in the
+        user's cache (``$XDG_CACHE_HOME/patchloom``, else ``~/.cache/patchloom``).
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self._journal = folder / "journal"
         self._lock = threading.RLock()
-        self._database = self._connect(folder / "index.sqlite")
+        self._path = _file_of(folder)
+        self._database = self._connect(self._path)
         self.refresh()
 
     def refresh(self) -> None:
         """Take up what was journalled since; rebuild if the logs are not those that were read before."""
+        for _ in range(RETRIES):
+            with suppress(FileNotFoundError):  # a writer put the logs into one meanwhile
+                self._refresh()
+                return
+        self._refresh()
+
+    def _refresh(self) -> None:
         with self._lock, self._transaction():
-            paths = {path.name: path for path in logs(self._journal)}
+            found = logs(self._journal)
+            sizes = {path.name: size for path, size in found.items()}
             read = dict(self._database.execute("select name, offset from log"))
-            if any(name not in paths or paths[name].stat().st_size < offset for name, offset in read.items()):
+            if any(sizes.get(name, -1) < offset for name, offset in read.items()):
                 for table in ("log", "image", "part", "file", "unit"):
                     self._database.execute(f"delete from {table}")
                 read = {}
-            for name, path in paths.items():
-                if path.stat().st_size > read.get(name, 0):
-                    self._take_log(name, path, read.get(name, 0))
+            for path, size in found.items():
+                if size > read.get(path.name, 0):
+                    self._take_log(path, read.get(path.name, 0))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -108,7 +128,7 @@ class Index:
                 self._database.execute("rollback")
             if isinstance(error, sqlite3.OperationalError):
                 raise OutputError(
-                    f"{self._journal.parent / 'index.sqlite'} cannot be written: {error}",
+                    f"{self._path} cannot be written: {error}",
                     "make room, then `patchloom resume`",
                 ) from error
             raise
@@ -172,6 +192,16 @@ class Index:
         """Names of the units that hold any image's current predictions."""
         return [row[0] for row in self._query("select distinct unit from part order by unit")]
 
+    def unit_parts(self) -> Iterator[tuple[str, list[Part]]]:
+        """Each unit with its current parts, in the order in which its tables have them."""
+        names = self.units()
+        for first in range(0, len(names), 1000):
+            here = names[first : first + 1000]
+            found = self._query("select * from part where unit >= ? and unit <= ? order by unit, offset, image, loops",
+                                (here[0], here[-1]))  # fmt: skip
+            for unit, rows in itertools.groupby(found, key=lambda row: row[2]):
+                yield unit, [_part(row) for row in rows]
+
     def images_of(self, unit: str) -> set[str]:
         """Images whose current predictions are in a unit."""
         return {row[0] for row in self._query("select distinct image from part where unit = ?", (unit,))}
@@ -208,20 +238,22 @@ class Index:
                 _remove(path)  # not a database any more
         return _created(sqlite3.connect(":memory:", check_same_thread=False))
 
-    def _take_log(self, name: str, path: Path, offset: int) -> None:
+    def _take_log(self, path: AnyPath, offset: int) -> None:
         end = offset
         for after, record in read_log(path, offset, strict=False):
             self._take(record)
             end = after
         if end != offset:
-            self._database.execute("insert or replace into log values (?, ?)", (name, end))
+            self._database.execute("insert or replace into log values (?, ?)", (path.name, end))
 
     def _take(self, record: Record) -> None:
         take = {
             "listed": self._take_listed,
             "image": self._take_image,
+            "begun": self._take_begun,
             "unit": self._take_unit,
             "complete": self._take_complete,
+            "completed": self._take_completed,
             "failed": self._take_failed,
             "forgotten": self._take_forgotten,
         }
@@ -232,46 +264,73 @@ class Index:
         self._database.executemany("insert or ignore into image (name) values (?)", ((n,) for n in record["images"]))
 
     def _take_image(self, record: Record) -> None:
-        values = (record["image"], record["identity"], json.dumps(record["info"]), record["patches"])
-        self._database.execute(
+        self._begin([(record["image"], record["identity"], record["info"], record["patches"])])
+        self._take_files(record["files"], record["image"])
+
+    def _take_begun(self, record: Record) -> None:
+        self._begin(begun(record))
+
+    def _begin(self, images: Iterable[tuple[str, str, Any, int]]) -> None:
+        texts: dict[int, str] = {}  # images of one record share descriptions
+        self._database.executemany(
             "insert into image (name, identity, info, patches) values (?, ?, ?, ?) on conflict (name) do update set "
             "identity = excluded.identity, info = excluded.info, patches = excluded.patches, kind = null, "
             "message = null, state = case when state = 'done' then 'done' when patches_done > 0 then 'partial' "
             "else 'left' end",
-            values,
+            (
+                (name, identity, texts.get(id(info)) or texts.setdefault(id(info), json.dumps(info)), patches)
+                for name, identity, info, patches in images
+            ),
         )
-        self._take_files(record["files"], record["image"])
 
     def _take_unit(self, record: Record) -> None:
-        marks = {number: (skips, text) for number, skips, text in record.get("skipped", ())}
-        for number, (image, loops, start, shape, patches, offset) in enumerate(record["parts"]):
-            key = json.dumps(loops)
-            ranges = [n for a, s in zip(start, shape, strict=True) for n in (a, a + s)]
-            ranges += [-1, -1] * (3 - len(start))  # a plane has two axes
-            skips, skipped = marks.get(number, (0, None))
-            old = self._query(
-                "select patches, skips from part where image = ? and loops = ? and a0 = ? and b0 = ? and c0 = ?",
-                (image, key, *ranges[0::2]),
-            )
-            before, skips_before = old[0] if old else (0, 0)
-            self._database.execute(
-                "insert or replace into part values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (image, key, record["unit"], patches, offset, skips, skipped, *ranges),
-            )
-            self._database.execute(
-                "update image set patches_done = patches_done + ?, bad_patches = bad_patches + ?, "
-                "patches_skipped = patches_skipped + ?, "
-                "state = case when state = 'done' then 'done' else 'partial' end where name = ?",
-                (patches - before, record["bad"].get(image, 0) if not old else 0, skips - skips_before, image),
-            )
-        images = {part[0] for part in record["parts"]}
-        self._take_files(record["files"], images.pop() if len(images) == 1 else None)
+        rows = _part_rows(record)
+        self._database.execute("savepoint parts")
+        before: list[tuple[int, int] | None] = [None] * len(rows)
+        if self._database.executemany(f"insert or ignore into part values ({PART})", rows).rowcount < len(rows):
+            self._database.execute("rollback to parts")  # some were committed before, and are again
+            before = [self._replaced(row) for row in rows]
+        self._database.execute("release parts")
+        self._database.executemany(
+            "update image set patches_done = patches_done + ?, bad_patches = bad_patches + ?, "
+            "patches_skipped = patches_skipped + ?, "
+            "state = case when state = 'done' then 'done' else 'partial' end where name = ?",
+            (
+                (row[3], record["bad"].get(row[0], 0), row[5], row[0])
+                if old is None
+                else (row[3] - old[0], 0, row[5] - old[1], row[0])
+                for row, old in zip(rows, before, strict=True)
+            ),
+        )
+        files, images = record["files"], {row[0] for row in rows}
+        if len(images) == 1:
+            self._take_files(files, images.pop())
+            return
+        folders = {member_name(image): image for image in images}
+        for file in files:  # of several images, or in the folder of one of them
+            self._take_files([file], _owner(file[0], folders))
+
+    def _replaced(self, row: Sequence[Any]) -> tuple[int, int] | None:
+        """Insert a part; what an earlier one in its place had, patches and those skipped."""
+        image, loops, ranges = row[0], row[1], row[7:]
+        old = self._query(
+            "select patches, skips from part where image = ? and loops = ? and a0 = ? and b0 = ? and c0 = ?",
+            (image, loops, *ranges[0::2]),
+        )
+        self._database.execute(f"insert or replace into part values ({PART})", row)
+        return old[0] if old else None
 
     def _take_complete(self, record: Record) -> None:
-        self._database.execute(
-            "update image set state = 'done', kind = null, message = null where name = ?", (record["image"],)
-        )
+        self._complete([record["image"]])
         self._take_files(record["files"], record["image"])
+
+    def _take_completed(self, record: Record) -> None:
+        self._complete(record["images"])
+
+    def _complete(self, images: Iterable[str]) -> None:
+        self._database.executemany(
+            "update image set state = 'done', kind = null, message = null where name = ?", ((name,) for name in images)
+        )
 
     def _take_failed(self, record: Record) -> None:
         self._database.execute(
@@ -296,6 +355,30 @@ class Index:
         self._database.executemany(
             "insert or replace into file values (?, ?, ?, ?)", ((path, size, crc, image) for path, size, crc in files)
         )
+
+
+def _file_of(folder: AnyPath) -> Path:
+    """Where the index of a run is kept. Logs of runs that follow each other under one URL have different names."""
+    if isinstance(folder, Path):
+        return folder / "index.sqlite"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "patchloom"
+    where = f"{os.environ.get('AWS_ENDPOINT_URL', '')} {folder}"
+    kept = cache / hashlib.sha256(where.encode()).hexdigest()[:32] / "index.sqlite"
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return kept
+
+
+def _part_rows(record: Record) -> list[tuple[Any, ...]]:
+    """Parts of a unit as rows of their table."""
+    marks = {number: (skips, text) for number, skips, text in record.get("skipped", ())}
+    rows = []
+    for number, (image, loops, start, shape, patches, offset) in enumerate(record["parts"]):
+        ranges = [n for a, s in zip(start, shape, strict=True) for n in (a, a + s)]
+        ranges += [-1, -1] * (3 - len(start))  # a plane has two axes
+        key = json.dumps(loops) if loops else "[]"
+        rows.append((image, key, record["unit"], patches, offset, *marks.get(number, (0, None)), *ranges))
+    return rows
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -328,6 +411,13 @@ def _created(database: sqlite3.Connection) -> sqlite3.Connection:
 def _remove(path: Path) -> None:
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
         path.with_name(name).unlink(missing_ok=True)
+
+
+def _owner(path: str, folders: Mapping[str, str]) -> str | None:
+    """Image in whose map's folder ``dense/<head>/<folder>/…`` a file is; a folder may be in that of another image."""
+    above = path.split("/")[2:-1]
+    names = ("/".join(above[:count]) for count in range(len(above), 0, -1))
+    return next((folders[name] for name in names if name in folders), None)
 
 
 def _image_row(row: Sequence[Any]) -> ImageRow:

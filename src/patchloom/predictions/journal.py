@@ -2,30 +2,44 @@
 
 One log a writer. A torn last line, as a crash leaves it, is no record; any other line that does not check out is
 damage. A unit without a record does not exist, whatever files it left behind.
+
+Objects cannot be appended to: there a log is put again with each durable batch of records, on the condition that it is
+what this writer put before, and the next object is begun when it has grown to `LOG_BYTES`. Either way a log only grows.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import secrets
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
-from patchloom.errors import RunDamagedError
-from patchloom.predictions.files import PARTIAL, flush, output_error, write_file
+from patchloom.errors import RunDamagedError, RunLockedError
+from patchloom.objects import AnyPath, ObjectPath
+from patchloom.predictions.files import flush, output_error, write_file
 
-__all__ = ["Journal", "Record", "check_logs", "compact", "encode", "logs", "read_log", "sweep_partial"]
+__all__ = ["Journal", "Record", "check_logs", "compact", "encode", "logs", "read_log"]
 
 Record = Mapping[str, Any]
 COMPACT_ABOVE = 16
 """Logs that a journal may have before it is compacted."""
+LOG_BYTES = 256 << 10
+"""Bytes of an object with records above which the next one is begun."""
+MOST = 1 << 40
 
 
-def logs(folder: Path) -> list[Path]:
-    """Logs of a journal, in the order in which they were begun."""
-    return sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
+def logs(folder: AnyPath) -> dict[AnyPath, int]:
+    """Logs of a journal and their bytes, in the order in which they were begun."""
+    found: Mapping[Any, int] = {}
+    if isinstance(folder, ObjectPath):
+        found = folder.sizes()
+    elif folder.is_dir():
+        found = {path: path.stat().st_size for path in folder.glob("*.jsonl")}
+    return {path: found[path] for path in sorted(found, key=lambda path: path.name)}
 
 
 def encode(record: Record) -> bytes:
@@ -34,7 +48,7 @@ def encode(record: Record) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def read_log(path: Path, offset: int = 0, *, strict: bool = True) -> Iterator[tuple[int, Record]]:
+def read_log(path: AnyPath, offset: int = 0, *, strict: bool = True) -> Iterator[tuple[int, Record]]:
     """Records of one log from byte `offset` on, each with the offset that follows it.
 
     Raises
@@ -42,8 +56,7 @@ def read_log(path: Path, offset: int = 0, *, strict: bool = True) -> Iterator[tu
     RunDamagedError
         At a line, not the last, whose checksum does not fit; where not `strict` it is passed over.
     """
-    with path.open("rb") as file:
-        file.seek(offset)
+    with _opened(path, offset) as file:
         for line in file:
             offset += len(line)
             record = _decode(line)
@@ -56,6 +69,15 @@ def read_log(path: Path, offset: int = 0, *, strict: bool = True) -> Iterator[tu
             yield offset, record
 
 
+def _opened(path: AnyPath, offset: int) -> IO[bytes]:
+    """A log from `offset` on; of an object only that is transferred."""
+    if isinstance(path, ObjectPath):
+        return io.BytesIO(path.read_range(offset, MOST) if offset else path.read_bytes())
+    file = path.open("rb")
+    file.seek(offset)
+    return file
+
+
 def _decode(line: bytes) -> Record | None:
     checksum, _, text = line.rstrip(b"\n").partition(b" ")
     if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text):
@@ -64,7 +86,7 @@ def _decode(line: bytes) -> Record | None:
     return record
 
 
-def check_logs(folder: Path) -> None:
+def check_logs(folder: AnyPath) -> None:
     """Raise RunDamagedError if any log is damaged; whoever is going to write looks first."""
     for path in logs(folder):
         for _ in read_log(path):
@@ -80,46 +102,137 @@ class Journal:
         ``run/journal``.
     """
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: AnyPath) -> None:
         number = 1 + max((int(path.name[:6]) for path in logs(folder)), default=0)
+        self._log: _Log = _ObjectLog(folder, number) if isinstance(folder, ObjectPath) else _FileLog(folder, number)
+
+    def append(self, record: Record, *, durable: bool = True) -> None:
+        """Write one record; with `durable`, return only when it and all before it are durable."""
+        self._log.write(encode(record))
+        if durable:
+            self._log.sync()
+
+    def publish(self) -> None:
+        """Have others see what was written, if they do not yet."""
+        self._log.publish()
+
+    def close(self) -> None:
+        """Close the log; an empty one is removed."""
+        self._log.close()
+
+
+class _Log(Protocol):
+    """Where lines are appended."""
+
+    def write(self, line: bytes) -> None: ...
+
+    def publish(self) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _FileLog:
+    """A log that is a file."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"{number:06d}-{os.getpid()}.jsonl"
         self._file = self._path.open("xb", buffering=0)
 
-    def append(self, record: Record, *, durable: bool = True) -> None:
-        """Write one record; with `durable`, return only when it and all before it are on the disk."""
+    def write(self, line: bytes) -> None:
         try:
-            self._file.write(encode(record))
-            if durable:
-                os.fsync(self._file.fileno())
+            self._file.write(line)
+        except OSError as error:
+            raise output_error(error, self._path) from error
+
+    def publish(self) -> None:
+        pass  # nothing is buffered
+
+    def sync(self) -> None:
+        try:
+            os.fsync(self._file.fileno())
         except OSError as error:
             raise output_error(error, self._path) from error
 
     def close(self) -> None:
-        """Close the log; an empty one is removed."""
         self._file.close()
         if self._path.exists() and self._path.stat().st_size == 0:
             self._path.unlink()
 
 
-def compact(folder: Path) -> None:
+class _ObjectLog:
+    """A log that is one object after the other, each put again until it is large enough."""
+
+    def __init__(self, folder: ObjectPath, number: int) -> None:
+        self._folder, self._number = folder, number
+        self._path, self._lines, self._stored = folder, bytearray(), 0
+        self._tag: str | None = None
+        self._away = False
+        self._begin()
+
+    def write(self, line: bytes) -> None:
+        self._lines += line
+        if len(self._lines) - self._stored > LOG_BYTES:
+            self.sync()
+
+    def publish(self) -> None:
+        self.sync()
+
+    def sync(self) -> None:
+        if len(self._lines) == self._stored:
+            return
+        lines = bytes(self._lines)
+        try:
+            self._tag = self._path.write_bytes(lines, mode={"e_tag": self._tag} if self._tag else "create")
+        except (FileExistsError, FileNotFoundError) as error:
+            if not self._tag and isinstance(error, FileNotFoundError):
+                raise output_error(error, self._path) from error
+            self._tag = self._tag_of(lines)
+        except OSError as error:
+            self._away = True
+            raise output_error(error, self._path) from error
+        self._stored, self._away = len(lines), False
+        if self._stored >= LOG_BYTES:
+            self._number += 1
+            self._begin()
+
+    def close(self) -> None:
+        if not self._away:  # else it was waited for long enough, and whoever did was told
+            self.sync()
+
+    def _begin(self) -> None:
+        # Names are never used again: who knows one knows what the object began with.
+        self._path = self._folder / f"{self._number:06d}-{secrets.token_hex(4)}.jsonl"
+        self._lines, self._stored, self._tag = bytearray(), 0, None
+
+    def _tag_of(self, lines: bytes) -> str | None:
+        """ETag of the log if it is what was put, and only the answer was lost."""
+        try:
+            found, tag = self._path.read_tagged()
+        except FileNotFoundError:
+            found, tag = b"", None
+        except OSError as error:
+            raise output_error(error, self._path) from error
+        if found != lines:
+            raise RunLockedError(f"another process has taken over {self._folder.parent}",
+                                 "was this process suspended? `patchloom resume` goes on once the other has ended")
+        return tag
+
+
+def compact(folder: AnyPath) -> None:
     """Put all logs into one where there are many; whoever calls this holds the run's lock.
 
     The new log takes the place of the last one before the others are removed: a crash in between leaves records twice,
     and reading a record twice is reading it once.
     """
-    paths = logs(folder)
+    paths = list(logs(folder))
     if len(paths) <= COMPACT_ABOVE:
         return
     lines = b"".join(encode(record) for path in paths for _, record in read_log(path))
-    merged = paths[-1].with_name(f"{int(paths[-1].name[:6]) + 1:06d}-compacted.jsonl")
+    merged = paths[-1].with_name(f"{int(paths[-1].name[:6]) + 1:06d}-compacted-{secrets.token_hex(4)}.jsonl")
     write_file(merged, lines)
     flush({merged})
     for path in paths:
-        path.unlink()
-
-
-def sweep_partial(folder: Path) -> None:
-    """Remove files that a crash left half-written."""
-    for path in folder.rglob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,18 @@ from patchloom.geometry.units import UnitLayout, dense_unit, table_unit
 from patchloom.models.heads import reduced_heads
 from patchloom.models.model import Head
 from patchloom.models.steps import parse_reduce
+from patchloom.objects import AnyPath
 from patchloom.predictions.dense import DenseMap, default_nodata, map_shape
+from patchloom.predictions.map_files import FolderFiles, HeldFiles, MapFiles
 
-__all__ = ["FORMAT", "PlaneInfo", "RunLayout", "fingerprint"]
+__all__ = ["FORMAT", "MEMBERS", "PlaneInfo", "RunLayout", "fingerprint"]
 
 FORMAT = 1
 """Version of the run folder."""
+PACKED_BYTES = 4 << 20
+"""Maps of an image that are no larger, all heads and planes, share files with those of other images."""
+MEMBERS = ".zarr.zip"
+"""Ending of files that hold the maps of several images."""
 LONGEST_NAME = 80
 """Characters of one component of an image's name, at four bytes at most; file systems take 255 bytes."""
 
@@ -114,7 +120,7 @@ class RunLayout:
         Size (y, x) at which each image is one patch; None where images are cut into patches.
     """
 
-    folder: Path
+    folder: AnyPath
     config: Config
     ndim: int
     raw_heads: tuple[Head, ...]
@@ -143,12 +149,12 @@ class RunLayout:
         reduce = parse_reduce(self.config.reduce, [head.name for head in self.raw_heads])
         return reduced_heads(self.raw_heads, reduce)
 
-    @property
+    @cached_property
     def dense_heads(self) -> tuple[Head, ...]:
         """Heads that are stitched."""
         return tuple(head for head in self.heads if head.kind == "dense")
 
-    @property
+    @cached_property
     def vector_heads(self) -> tuple[Head, ...]:
         """Heads that go to tables."""
         return tuple(head for head in self.heads if head.kind == "vector")
@@ -194,8 +200,32 @@ class RunLayout:
             unit = table_unit(self.grid(plane))
         return UnitLayout(tuple(plane), unit)
 
-    def map(self, head: Head, image: str, info: PlaneInfo) -> DenseMap:
-        """Where a dense head is stored for one image."""
+    def maps(self, image: str, info: PlaneInfo, begun: Callable[[str], bool] | None = None) -> dict[str, DenseMap]:
+        """Where the dense heads of one image are going to be written, by their names.
+
+        Parameters
+        ----------
+        begun
+            Of an image that an earlier session began, which files it committed: a map that has a folder keeps it.
+        """
+        heads = self.dense_heads
+        if not heads:
+            return {}
+        packed = self.packs(info) and not any(begun and begun(self.map_file(head, image)) for head in heads)
+        return {head.name: self.map(head, image, info, HeldFiles() if packed else None) for head in heads}
+
+    def packs(self, info: PlaneInfo) -> bool:
+        """Whether the maps of an image are so small that they share files with those of other images."""
+        if len(self.units(info.plane)) > 1:
+            return False
+        pixels = sum(
+            math.prod(map_shape(info.plane, head.scale)) * (head.channels or 1) * head.dtype.itemsize
+            for head in self.dense_heads
+        )
+        return 0 < info.planes * pixels <= PACKED_BYTES
+
+    def map(self, head: Head, image: str, info: PlaneInfo, files: MapFiles | None = None) -> DenseMap:
+        """Map of a dense head for one image; in a folder of its own unless its `files` are elsewhere."""
         axes = spatial_axes(self.ndim)
         unit = tuple(int(u * s) for u, s in zip(self.units(info.plane).unit, head.scale, strict=True))
         spacing = {
@@ -205,7 +235,7 @@ class RunLayout:
         nodata = default_nodata(head.dtype) if self.config.nodata is None else self.config.nodata
         quantised = any(text.rpartition("=")[2] == "uint8" for text in self.config.reduce)
         return DenseMap(
-            self.folder / self.map_name(head, image),
+            files or FolderFiles(self.folder / self.map_name(head, image)),
             head,
             info.loop_axes,
             info.loop_shape,
@@ -220,8 +250,32 @@ class RunLayout:
 
     @staticmethod
     def map_name(head: Head, image: str) -> str:
-        """Folder of a map, relative to the run."""
-        return f"dense/{head.name}/{file_name(image)}.zarr"
+        """Folder of a map that has one, relative to the run."""
+        return f"dense/{head.name}/{member_name(image)}"
+
+    @classmethod
+    def map_file(cls, head: Head, image: str) -> str:
+        """File, relative to the run, that is there if a map has a folder of its own."""
+        return f"{cls.map_name(head, image)}/zarr.json"
+
+    @staticmethod
+    def members_name(head: Head, unit: str) -> str:
+        """Maps of a unit's small images, relative to the run."""
+        return f"dense/{head.name}/{unit}{MEMBERS}"
+
+    def map_places(self, image: str, unit: str | None = None) -> dict[str, str]:
+        """Where the maps of one image are, by heads, for other programs: the whole path, or URL, of a folder.
+
+        Parameters
+        ----------
+        unit
+            In whose files the maps are, as folders in a ZIP file; None: they have folders of their own.
+        """
+        folder = self.folder.resolve()
+        if unit is None:
+            return {head.name: f"{folder}/{self.map_name(head, image)}" for head in self.dense_heads}
+        member = member_name(image)
+        return {head.name: f"{folder}/{self.members_name(head, unit)}/{member}" for head in self.dense_heads}
 
     @staticmethod
     def table_name(head: Head, unit: str) -> str:
@@ -299,6 +353,11 @@ def file_name(image: str) -> str:
     return "/".join(_component(part) for part in image.split("/"))
 
 
+def member_name(image: str) -> str:
+    """Folder of a map, within ``dense/<head>`` or within the file that it shares with others."""
+    return f"{file_name(image)}.zarr"
+
+
 def _component(part: str) -> str:
     safe = "".join(
         letter if letter.isprintable() and letter not in '%\\:*?"<>|' else _escaped(letter) for letter in part
@@ -335,4 +394,4 @@ def _described(value: Any) -> str:
 
 def indices(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """Indices on loop axes, in order."""
-    return (tuple(int(i) for i in index) for index in np.ndindex(*shape))
+    return itertools.product(*map(range, shape))

@@ -1,23 +1,28 @@
-"""One writer at a time: a lease in the run's folder that is renewed while its holder lives."""
+"""One writer at a time: a lease in the run's folder that is renewed while its holder lives.
+
+In a folder, processes of one machine take turns at it by a guard file. In object storage it is created only if it is
+not there, and replaced only if it is still the one that was read: two who find it void do not both get it.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from patchloom.errors import RunLockedError
+from patchloom.objects import AnyPath, ObjectPath
 from patchloom.predictions.files import output_error, write_file
 
-__all__ = ["GUARD", "HEARTBEAT", "STALE", "Lock"]
+__all__ = ["GUARD", "HEARTBEAT", "STALE", "Lock", "begun"]
 
 GUARD = ".lock-guard"
 """File beside the lease that processes of one machine take turns by."""
@@ -26,6 +31,12 @@ HEARTBEAT = 10.0
 """Seconds between renewals."""
 STALE = 60.0
 """Seconds without a renewal after which a lease is void."""
+ATTEMPTS = 5
+"""How often a lease is looked at anew if another process was faster; each time but the last one gets it."""
+REMOVED = b""
+_given_up: set[str] = set()
+"""Leases of this process that could not be removed because the server was away."""
+_logger = logging.getLogger(__name__)
 
 
 class Lock:
@@ -44,14 +55,13 @@ class Lock:
         If another process holds the lease; names it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self._path = path
         self._token = secrets.token_hex(8)
         self._stop = threading.Event()
+        self._place: _Place = _ObjectPlace(path) if isinstance(path, ObjectPath) else _FilePlace(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._guard():
-                self._take()
+            self._place.change(self._take)
         except OSError as error:
             if isinstance(error, RunLockedError):
                 raise
@@ -67,8 +77,11 @@ class Lock:
 
     def check(self) -> None:
         """Raise RunLockedError if the lease was lost; called before every commit."""
-        holder = _read(self._path)
-        if holder is None or holder.get("token") != self._token:
+        try:
+            held = self._is_ours(self._place.read())
+        except OSError as error:
+            raise output_error(error, self._path) from error
+        if not held:
             raise RunLockedError(
                 f"lost the lease on {self._path.parent} to another process",
                 "was this process suspended? `patchloom resume` goes on once the other has ended",
@@ -78,21 +91,27 @@ class Lock:
         """Give the lease back."""
         self._stop.set()
         self._thread.join()
-        with self._guard():
-            holder = _read(self._path)
-            if holder is not None and holder.get("token") == self._token:
-                self._path.unlink(missing_ok=True)
+        try:
+            self._place.change(lambda held: REMOVED if self._is_ours(held) else None)
+        except OSError as error:
+            if not isinstance(self._path, ObjectPath):
+                raise
+            _given_up.add(self._token)
+            _logger.warning("the lease on %s is left to become void: %s", self._path.parent, error)
 
-    def _take(self) -> None:
-        holder = _read(self._path)
-        if holder is not None and _alive(holder):
+    def _is_ours(self, held: bytes | None) -> bool:
+        return (_lease(held) or {}).get("token") == self._token
+
+    def _take(self, held: bytes | None) -> bytes:
+        holder = _lease(held)
+        if holder is not None and holder.get("token") not in {self._token, *_given_up} and _alive(holder):
             raise RunLockedError(
                 f"{self._path.parent} is being written by process {holder.get('pid')} on {holder.get('host')}",
                 "wait until it ends, or stop it",
             )
-        self._write()
+        return self._renewed()
 
-    def _write(self) -> None:
+    def _renewed(self) -> bytes:
         pid = os.getpid()
         lease = {
             "token": self._token,
@@ -102,31 +121,91 @@ class Lock:
             "started": _started(pid),
             "renewed": time.time(),
         }
-        write_file(self._path, json.dumps(lease).encode())
+        return json.dumps(lease).encode()
 
     def _renew(self) -> None:
         while not self._stop.wait(HEARTBEAT):
             try:
-                with self._guard():
-                    holder = _read(self._path)
-                    if holder is None or holder.get("token") != self._token:
-                        return
-                    self._write()
+                self._place.change(lambda held: self._renewed() if self._is_ours(held) else None)
             except OSError:
                 continue  # a full disk, say: the next commit tells, and if there is room again this goes on
 
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        # Looking at a lease and replacing it is one step for processes of one machine.
+
+def begun(folder: AnyPath, names: Collection[str]) -> bool:
+    """Whether names of files in a folder say that a session made it, even if it did not get far."""
+    return "run.json" in names or (GUARD if isinstance(folder, Path) else "lock") in names
+
+
+class _Place(Protocol):
+    """Where a lease is."""
+
+    def read(self) -> bytes | None:
+        """What is there."""
+
+    def change(self, decide: Callable[[bytes | None], bytes | None]) -> None:
+        """Replace what is there by what `decide` makes of it, `REMOVED` or None to leave it, as one step."""
+
+
+class _FilePlace:
+    """A file, at which processes of one machine take turns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> bytes | None:
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def change(self, decide: Callable[[bytes | None], bytes | None]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.with_name(GUARD).open("a") as guard:
             fcntl.flock(guard, fcntl.LOCK_EX)
-            yield
+            new = decide(self.read())
+            if new == REMOVED:
+                self._path.unlink(missing_ok=True)
+            elif new is not None:
+                write_file(self._path, new)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+class _ObjectPlace:
+    """An object, which is put on the condition that it is as it was read."""
+
+    def __init__(self, path: ObjectPath) -> None:
+        self._path = path
+
+    def read(self) -> bytes | None:
+        return self._tagged()[0]
+
+    def change(self, decide: Callable[[bytes | None], bytes | None]) -> None:
+        for _ in range(ATTEMPTS):
+            held, tag = self._tagged()
+            new = decide(held)
+            if new is None:
+                return
+            try:
+                if new == REMOVED:
+                    self._path.unlink(missing_ok=True)
+                else:
+                    self._path.write_bytes(new, mode={"e_tag": tag} if tag else "create")
+                return
+            except (FileExistsError, FileNotFoundError) as error:
+                if not tag and isinstance(error, FileNotFoundError):
+                    raise  # there is no such bucket
+        raise RunLockedError(f"{self._path.parent} is being written by others", "wait until they end, or stop them")
+
+    def _tagged(self) -> tuple[bytes | None, str | None]:
+        try:
+            return self._path.read_tagged()
+        except FileNotFoundError:
+            return None, None
+
+
+def _lease(held: bytes | None) -> dict[str, Any] | None:
     try:
-        lease = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        lease = json.loads(held or b"")
+    except ValueError:
         return None
     return lease if isinstance(lease, dict) else None
 

@@ -18,8 +18,12 @@ from patchloom.geometry.axes import spatial_axes
 from patchloom.geometry.grid import Grid
 from patchloom.geometry.region import Region
 from patchloom.models.model import Head
+from patchloom.objects import AnyPath
+from patchloom.predictions.dense import DenseMap
 from patchloom.predictions.index import ImageRow, Index, Part
-from patchloom.predictions.layout import PlaneInfo, RunLayout, indices
+from patchloom.predictions.layout import PlaneInfo, RunLayout, indices, member_name
+from patchloom.predictions.map_files import FolderFiles, HeldFiles, MapFiles
+from patchloom.predictions.members import MemberFiles, OpenMembers
 from patchloom.predictions.skipped import unpack
 
 if TYPE_CHECKING:
@@ -48,7 +52,7 @@ class Lookup:
     """
 
     def __init__(
-        self, folder: Path, layout: RunLayout, index: Index, open_store: Callable[[], PredictionStore] | None = None
+        self, folder: AnyPath, layout: RunLayout, index: Index, open_store: Callable[[], PredictionStore] | None = None
     ) -> None:
         self._folder, self.layout, self.index, self._open_store = folder, layout, index, open_store
 
@@ -77,9 +81,35 @@ class Lookup:
         """Table of one unit; some are kept open."""
         return self._tables.open(self._folder / self.layout.table_name(head, unit), head, loop_axes, self.layout.ndim)
 
-    def open_map(self, path: str) -> Any:
-        """Zarr array by its path relative to the run; some are kept open."""
-        return self._open_map(path)
+    def map(self, head: Head, image: str, info: PlaneInfo, unit: str | None) -> DenseMap:
+        """Map of one image: in a folder of its own, in the file of the `unit` that it is in, or nowhere without one."""
+        layout = self.layout
+        if self.index.knows_file(layout.map_file(head, image)):
+            return layout.map(head, image, info)
+        files: MapFiles = HeldFiles()  # an image without a single patch
+        if unit is not None:
+            files = MemberFiles(self._members.open(self._folder / layout.members_name(head, unit)), member_name(image))
+        return layout.map(head, image, info, files)
+
+    def map_places(self, row: ImageRow) -> dict[str, str]:
+        """Where the maps of an image are, see `RunLayout.map_places`; nothing of one without a single patch."""
+        layout = self.layout
+        if any(self.index.knows_file(layout.map_file(head, row.name)) for head in layout.dense_heads):
+            return layout.map_places(row.name)
+        unit = next((part.unit for part in self.index.parts(row.name)), None)
+        return {} if unit is None else layout.map_places(row.name, unit)
+
+    def array(self, layout: DenseMap, level: int) -> Any:
+        """One level of a map; some of those in folders are kept open."""
+        if isinstance(layout.files, FolderFiles) and isinstance(layout.files.folder, Path):
+            return self._open_map(layout.files.folder / str(level))
+        from patchloom.predictions.maps import StoredArray
+
+        return StoredArray(layout, level)
+
+    @cached_property
+    def _members(self) -> OpenMembers:
+        return OpenMembers()
 
     @cached_property
     def _tables(self) -> PatchFiles:
@@ -88,17 +118,15 @@ class Lookup:
         return PatchFiles()
 
     @cached_property
-    def _open_map(self) -> Callable[[str], Any]:
+    def _open_map(self) -> Callable[[Path], Any]:
         import zarr
 
         @lru_cache(maxsize=64)
-        def opened(path: str) -> Any:
+        def opened(path: Path) -> Any:
             try:
-                return zarr.open_array(self._folder / path, mode="r")
+                return zarr.open_array(path, mode="r")
             except Exception as error:
-                raise RunDamagedError(
-                    f"{self._folder / path} cannot be read: {error}", "run `patchloom verify`"
-                ) from error
+                raise RunDamagedError(f"{path} cannot be read: {error}", "run `patchloom verify`") from error
 
         return opened
 
@@ -115,6 +143,7 @@ class ImagePredictions(Mapping[Key, Prediction]):
         assert row.info is not None
         self.info = PlaneInfo.from_json(row.info)
         self._patches_done, self._patches_skipped = row.patches_done, row.patches_skipped
+        self._maps: dict[str, DenseMap] = {}
 
     @cached_property
     def grid(self) -> Grid:
@@ -265,12 +294,22 @@ class ImagePredictions(Mapping[Key, Prediction]):
         from patchloom.predictions.maps import StitchedMap
 
         chosen = self._dense_head(head)
-        layout = self._lookup.layout.map(chosen, self.image, self.info)
+        layout = self._map(chosen)
         if not 0 <= level < len(layout.levels):
             raise UsageError(f"level {level} does not exist", f"{self.image} has levels 0 to {len(layout.levels) - 1}")
-        array = self._lookup.open_map(f"{self._lookup.layout.map_name(chosen, self.image)}/{level}")
+        array = self._lookup.array(layout, level)
         spacing = {axis: size * (2**level if axis in "YX" else 1) for axis, size in layout.spacing.items()}
         return StitchedMap(array, layout.axes, spacing, layout.nodata, chosen.classes, self.image)
+
+    def _map(self, head: Head) -> DenseMap:
+        if head.name not in self._maps:
+            self._maps[head.name] = self._lookup.map(head, self.image, self.info, self._unit)
+        return self._maps[head.name]
+
+    @cached_property
+    def _unit(self) -> str | None:
+        """A unit that the image is in; the only one of a small image."""
+        return next((part.unit for part in self._lookup.index.parts(self.image)), None)
 
     def _dense_head(self, name: str | None) -> Head:
         maps = self._lookup.layout.dense_heads

@@ -17,7 +17,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from patchloom.errors import RunDamagedError
+from patchloom.errors import RunDamagedError, RunError
 from patchloom.geometry.axes import spatial_axes
 from patchloom.models.model import Head
+from patchloom.objects import AnyPath, ObjectPath
+from patchloom.predictions.ranges import as_seekable, version
 
 __all__ = ["PatchFile", "PatchFiles", "UnitRows", "damaged", "encode_unit", "key_columns", "key_ranges", "list_values",
            "schema", "score_columns", "unit_table"]
@@ -153,11 +154,11 @@ def unit_table(head: Head, loop_axes: str, ndim: int, rows: Sequence[UnitRows]) 
     names = list(dict.fromkeys(part.image for part in rows))
     numbers = {name: i for i, name in enumerate(names)}
     image = np.repeat(np.asarray([numbers[part.image] for part in rows], np.int32), counts)
-    columns: list[Any] = [pa.DictionaryArray.from_arrays(pa.array(image), pa.array(names, pa.string()))]
+    columns: list[Any] = [pa.DictionaryArray.from_arrays(_array(image), _strings(names))]
     loops = np.repeat(np.asarray([part.loops for part in rows], np.int32).reshape(len(rows), -1), counts, axis=0)
     integers = [np.concatenate([getattr(part, name) for part in rows]) for name in ("places", "starts", "shapes")]
     keys = np.concatenate([loops, *integers], axis=1).astype(np.int32)
-    columns += [pa.array(np.ascontiguousarray(column)) for column in keys.T]
+    columns += [_array(column) for column in keys.T]
     values = rows[0].values if len(rows) == 1 else np.concatenate([part.values for part in rows])
     skipped = _skipped(rows)
     columns += _score_arrays(values, head, skipped)
@@ -179,8 +180,10 @@ def key_ranges(metadata: Mapping[bytes, bytes] | None) -> list[tuple[Key, Key]]:
         raise ValueError("its footer is damaged") from error
 
 
-def damaged(path: Path, error: BaseException) -> RunDamagedError:
+def damaged(path: AnyPath, error: BaseException) -> RunError:
     """What a table that cannot be read is to the user."""
+    if isinstance(error, RunError):
+        return error
     what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {str(error).splitlines()[0]}"
     return RunDamagedError(f"{path} {what}", "`patchloom verify` names everything that is damaged")
 
@@ -201,7 +204,7 @@ class PatchFile:
         If the file is missing or is not what was written; so do all methods.
     """
 
-    def __init__(self, path: Path, head: Head, loop_axes: str, ndim: int) -> None:
+    def __init__(self, path: AnyPath, head: Head, loop_axes: str, ndim: int) -> None:
         self.path, self._head = path, head
         self._lock = threading.Lock()
         self._origin = [*loop_axes.lower(), *spatial_axes(ndim).lower()]
@@ -209,7 +212,8 @@ class PatchFile:
         self._scores = score_columns(head)
         self._last: tuple[int, _Group] | None = None
         with _Damage(path):
-            self._file = pq.ParquetFile(path, page_checksum_verification=True)
+            ahead = isinstance(path, ObjectPath)  # columns of a row group with one request
+            self._file = pq.ParquetFile(as_seekable(path), page_checksum_verification=True, pre_buffer=ahead)
             metadata = self._file.metadata
             self._ranges = key_ranges(metadata.metadata)
             group_rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
@@ -281,10 +285,10 @@ class PatchFiles:
 
     def __init__(self, capacity: int = 32) -> None:
         self._capacity = capacity
-        self._open: OrderedDict[Path, tuple[tuple[int, ...], PatchFile]] = OrderedDict()
+        self._open: OrderedDict[AnyPath, tuple[tuple[Any, ...], PatchFile]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def open(self, path: Path, head: Head, loop_axes: str, ndim: int) -> PatchFile:
+    def open(self, path: AnyPath, head: Head, loop_axes: str, ndim: int) -> PatchFile:
         """The table at `path`, opened if it is not, or if another file is there now: a unit that was predicted again.
 
         Raises
@@ -294,12 +298,11 @@ class PatchFiles:
         """
         with self._lock:
             with _Damage(path):
-                status = path.stat()
-            version = (status.st_ino, status.st_size, status.st_mtime_ns)
+                there = version(path)
             found, file = self._open.pop(path, (None, None))
-            if file is None or found != version:
+            if file is None or found != there:
                 file = PatchFile(path, head, loop_axes, ndim)
-            self._open[path] = version, file
+            self._open[path] = there, file
             while len(self._open) > self._capacity:
                 self._open.popitem(last=False)  # closed when its last lookup is done with it
             return file
@@ -341,7 +344,7 @@ class _Group:
 class _Damage:
     """Turns whatever a damaged file makes of its reader into one error that names the file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self._path = path
 
     def __enter__(self) -> None:
@@ -372,13 +375,31 @@ def _skipped(rows: Sequence[UnitRows]) -> NDArray[np.bool_] | None:
 
 def _score_arrays(values: NDArray[Any], head: Head, skipped: NDArray[np.bool_] | None) -> Iterator[Any]:
     if not _is_one_column(head):
-        yield from (pa.array(np.ascontiguousarray(column), mask=skipped) for column in values.T)
+        yield from (_array(column, skipped) for column in values.T)
     elif head.shape:
-        numbers = pa.array(np.ascontiguousarray(values).reshape(-1))
-        mask = None if skipped is None else pa.array(skipped)
+        numbers = _array(values.reshape(-1))
+        mask = None if skipped is None else _array(skipped)
         yield pa.FixedSizeListArray.from_arrays(numbers, head.shape[0], mask=mask)
     else:
-        yield pa.array(np.ascontiguousarray(values), mask=skipped)
+        yield _array(values, skipped)
+
+
+def _array(values: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> Any:
+    """Column of numbers; `pyarrow.array` does the same, and imports pandas where it is installed."""
+    data = _bits(values) if values.dtype == np.bool_ else np.ascontiguousarray(values)
+    there = None if missing is None else pa.py_buffer(_bits(~missing))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [there, pa.py_buffer(data)])
+
+
+def _bits(values: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.packbits(values, bitorder="little")
+
+
+def _strings(texts: Sequence[str]) -> Any:
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(texts), buffers)
 
 
 def _ranges(rows: Sequence[UnitRows], size: int) -> list[tuple[Key, Key]]:

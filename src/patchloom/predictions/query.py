@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -18,8 +18,10 @@ import pyarrow.parquet as pq
 
 from patchloom.errors import MissingExtraError, QueryError, UsageError
 from patchloom.models.model import Head
+from patchloom.objects import AnyPath, ObjectPath
 from patchloom.predictions.conditions import check_condition, connection, parse_sort, query_error, quoted
 from patchloom.predictions.patches import Key, damaged, key_columns, key_ranges, list_values, schema, score_columns
+from patchloom.predictions.ranges import as_seekable, version
 
 if TYPE_CHECKING:
     import pandas
@@ -30,6 +32,8 @@ __all__ = ["Footer", "PatchTable", "as_type"]
 BATCH = 10_000
 SPAN_BYTES = 64 << 20
 """Rows that are sorted at once where rows come in their own order."""
+AT_ONCE = 16
+"""Objects whose footers are asked for at once."""
 SKIPPED = "patchloom.skipped"
 """Column of our own, while rows are chosen: patches that were skipped."""
 PLACE_COLUMNS = ("image", "s", "t", "z", "slab", "row", "col")
@@ -66,7 +70,7 @@ class PatchTable:
 
     def __init__(
         self,
-        files: Sequence[Path],
+        files: Sequence[AnyPath],
         head: Head,
         ndim: int,
         *,
@@ -74,7 +78,7 @@ class PatchTable:
         sort: str | None = None,
         limit: int | None = None,
         image: str | None = None,
-        current: Mapping[Path, set[str]] | None = None,
+        current: Mapping[AnyPath, set[str]] | None = None,
     ) -> None:
         self._files, self._head, self._ndim = list(files), head, ndim
         self._where, self._limit, self._image = where, limit, image
@@ -171,7 +175,10 @@ class PatchTable:
 
     @cached_property
     def _footers(self) -> list[Footer]:
-        return [_footer(path) for path in self._files]
+        if not any(isinstance(path, ObjectPath) for path in self._files):
+            return [_footer(path) for path in self._files]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(_footer, self._files))
 
     def _spans(self) -> Iterator[list[Footer]]:
         """Tables in the order of their rows; those whose rows lie between one another's are together."""
@@ -221,7 +228,7 @@ class PatchTable:
         """Raise RunDamagedError if the tables are why rows could not be read."""
         for path in self._files:
             try:
-                with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                with pq.ParquetFile(as_seekable(path), page_checksum_verification=True) as file:
                     footer = _footer(path)
                     loops = "".join(footer.loop_columns).upper()
                     if not file.schema_arrow.equals(schema(self._head, loops, self._ndim, gaps=footer.gaps)):
@@ -234,27 +241,30 @@ class PatchTable:
     def _rows(self, database: duckdb.DuckDBPyConnection, footers: Sequence[Footer]) -> duckdb.DuckDBPyRelation:
         """All rows that count."""
         mixed = [footer.path for footer in footers if footer.path in self._current]
-        whole = [str(footer.path) for footer in footers if footer.path not in self._current]
+        whole = [footer.path for footer in footers if footer.path not in self._current]
         relation = database.from_arrow(self._dataset(whole) if whole else self._working_schema.empty_table())
         if mixed:
             rows = pa.RecordBatchReader.from_batches(self._working_schema, self._counting(mixed))
             relation = relation.union(database.from_arrow(rows))
         return relation if self._image is None else relation.filter(f"image = {_text(self._image)}")
 
-    def _dataset(self, paths: list[str]) -> ds.Dataset:
+    def _dataset(self, paths: Sequence[AnyPath]) -> ds.Dataset:
         scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
         kind = ds.ParquetFileFormat(default_fragment_scan_options=scan)
         try:
-            return ds.dataset(paths, schema=self._working_schema, format=kind)
+            if not any(isinstance(path, ObjectPath) for path in paths):
+                return ds.dataset(list(map(str, paths)), schema=self._working_schema, format=kind)
+            fragments = [kind.make_fragment(as_seekable(path)) for path in paths]
+            return ds.FileSystemDataset(fragments, self._working_schema, kind)
         except FileNotFoundError:
             self._find_damage()
             raise
 
-    def _counting(self, paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+    def _counting(self, paths: Sequence[AnyPath]) -> Iterator[pa.RecordBatch]:
         """Rows of tables in which some images do not count any more."""
         for path in paths:
             counts = pc.field("image").isin(pa.array(sorted(self._current[path]), pa.string()))
-            yield from self._dataset([str(path)]).to_batches(filter=counts)
+            yield from self._dataset([path]).to_batches(filter=counts)
 
     @cached_property
     def _working_schema(self) -> pa.Schema:
@@ -287,7 +297,7 @@ class PatchTable:
 class Footer:
     """What is known of a table without reading its rows."""
 
-    path: Path
+    path: AnyPath
     rows: int
     loop_columns: tuple[str, ...]
     ends: tuple[Key, Key] | None
@@ -304,18 +314,17 @@ class Footer:
         return self.ends[1]
 
 
-def _footer(path: Path) -> Footer:
+def _footer(path: AnyPath) -> Footer:
     try:
-        status = path.stat()
-        return _read_footer(path, status.st_ino, status.st_size, status.st_mtime_ns)
+        return _read_footer(path, *version(path))
     except (OSError, pa.ArrowException, ValueError) as error:
         raise damaged(path, error) from None
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _read_footer(path: Path, *version: int) -> Footer:
+def _read_footer(path: AnyPath, *version: Any) -> Footer:
     """Footer of one version of a file, which does not change."""
-    metadata = pq.read_metadata(path)
+    metadata = pq.read_metadata(as_seekable(path))
     ranges = key_ranges(metadata.metadata)
     names = metadata.schema.names
     place = next((name for name in key_columns("", 3) if name in names[1:]), "")

@@ -8,11 +8,9 @@ zarr-python reads it, and judges it in the tests.
 from __future__ import annotations
 
 import math
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -21,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import RunDamagedError
-from patchloom.predictions.files import FileRecord, Writing
+from patchloom.predictions.files import FileRecord
+from patchloom.predictions.map_files import FileWriting
+from patchloom.predictions.ranges import Reading
 
 __all__ = ["Codec", "ShardReader", "ShardWriter"]
 
@@ -84,16 +84,16 @@ class ShardWriter:
 
     Parameters
     ----------
-    path
-        Final name; folders are made.
+    writing
+        The file.
     counts
         Number of chunks in the shard along each axis.
     codec
         How chunks are encoded.
     """
 
-    def __init__(self, path: Path, counts: tuple[int, ...], codec: Codec) -> None:
-        self._writing = Writing(path)
+    def __init__(self, writing: FileWriting, counts: tuple[int, ...], codec: Codec) -> None:
+        self._writing = writing
         self._codec = codec
         self._counts = counts
         self._index = np.full((math.prod(counts), 2), ABSENT, "<u8")
@@ -119,44 +119,53 @@ class ShardWriter:
         self._writing.__exit__(*error)
 
     @property
-    def record(self) -> FileRecord:
-        """Name, size and checksum of the finished file."""
-        return self._writing.record
+    def records(self) -> list[FileRecord]:
+        """What the journal is to keep of the finished file."""
+        return self._writing.records
 
 
 class ShardReader:
-    """Reads chunks of one shard."""
+    """Reads chunks of one shard.
 
-    def __init__(self, path: Path, counts: tuple[int, ...], chunk: tuple[int, ...], codec: Codec) -> None:
-        self._path, self._counts, self._chunk, self._codec = path, counts, chunk, codec
-        try:
-            self._file = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            raise RunDamagedError(f"{path} is missing", "`patchloom verify` names all that is missing") from None
+    Parameters
+    ----------
+    file
+        Its bytes.
+    where
+        Its name, for messages.
+    counts, chunk
+        Number of chunks along each axis, and their extent.
+    codec
+        How chunks are encoded.
+
+    Raises
+    ------
+    RunDamagedError
+        If its index is damaged.
+    """
+
+    def __init__(
+        self, file: Reading, where: str, counts: tuple[int, ...], chunk: tuple[int, ...], codec: Codec
+    ) -> None:
+        self._file, self._where, self._chunk, self._codec = file, where, chunk, codec
         length = 16 * math.prod(counts) + 4
-        size = os.fstat(self._file).st_size
-        tail = os.pread(self._file, length, max(0, size - length))
+        tail = file.read(max(0, file.size - length), length)
         if len(tail) < length or struct.unpack("<I", tail[-4:])[0] != google_crc32c.value(tail[:-4]):
-            self.close()
-            raise RunDamagedError(f"{path} has a damaged index", "`patchloom verify` names all that is damaged")
+            raise RunDamagedError(f"{where} has a damaged index", "`patchloom verify` names all that is damaged")
         self._index = np.frombuffer(tail[:-4], "<u8").reshape(*counts, 2)
 
-    def __enter__(self) -> ShardReader:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the file handle back."""
-        os.close(self._file)
-
     def read(self, place: tuple[int, ...]) -> NDArray[Any] | None:
-        """The chunk at `place` within the shard, None where it was never written."""
+        """The chunk at `place` within the shard, None where it was never written.
+
+        Raises
+        ------
+        RunDamagedError
+            If it is damaged.
+        """
         offset, length = (int(n) for n in self._index[place])
         if offset == ABSENT:
             return None
         try:
-            return self._codec.decode(os.pread(self._file, length, offset), self._chunk)
+            return self._codec.decode(self._file.read(offset, length), self._chunk)
         except Exception as error:
-            raise RunDamagedError(f"{self._path}: chunk {place}: {error}", "run `patchloom verify`") from error
+            raise RunDamagedError(f"{self._where}: chunk {place}: {error}", "run `patchloom verify`") from error

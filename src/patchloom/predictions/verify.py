@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-
-import google_crc32c
 
 from patchloom.errors import RunDamagedError
+from patchloom.objects import AnyPath, ObjectPath
+from patchloom.predictions.files import measured, name_in
 from patchloom.predictions.folder import RunDocument
 from patchloom.predictions.index import Index
 from patchloom.predictions.journal import logs, read_log
 
 __all__ = ["Damage", "verify"]
 
-PIECE = 1 << 20
+AT_ONCE = 16
+"""Objects that are read at once; files are read one after the other."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Damage:
     problem: str
 
 
-def verify(folder: Path, index: Index) -> Iterator[Damage]:
+def verify(folder: AnyPath, index: Index) -> Iterator[Damage]:
     """Compare every committed file with the size and checksum in the journal.
 
     Parameters
@@ -56,28 +58,27 @@ def verify(folder: Path, index: Index) -> Iterator[Damage]:
             for _ in read_log(log):
                 pass
         except RunDamagedError as error:
-            yield Damage(log.relative_to(folder).as_posix(), None, error.message)
-    for path, size, crc, image in index.files():
-        problem = _problem(folder / path, size, crc)
-        if problem:
-            yield Damage(path, image, problem)
+            yield Damage(name_in(folder, log), None, error.message)
+    files = index.files()
+    with ThreadPoolExecutor(AT_ONCE if isinstance(folder, ObjectPath) else 1) as pool:
+        while some := list(itertools.islice(files, 16 * AT_ONCE)):
+            problems = pool.map(lambda file: _problem(folder / file[0], file[1], file[2]), some)
+            for (path, _, _, image), problem in zip(some, problems, strict=True):
+                if problem:
+                    yield Damage(path, image, problem)
     for row in index.images("done"):
         if row.patches_done != row.patches:
             problem = f"{row.patches_done:,} of {row.patches:,} patches are there, and it is recorded as complete"
             yield Damage("journal", row.name, problem)
 
 
-def _problem(path: Path, size: int, crc: int) -> str:
+def _problem(path: AnyPath, size: int, crc: int) -> str:
     try:
-        found = path.stat().st_size
+        found, checksum = measured(path)
         if found != size:
             return (
                 f"truncated: {found:,} of {size:,} bytes" if found < size else f"changed: {found:,} bytes, not {size:,}"
             )
-        checksum = 0
-        with path.open("rb") as file:
-            while piece := file.read(PIECE):
-                checksum = google_crc32c.extend(checksum, piece)
     except FileNotFoundError:
         return "missing"
     except OSError as error:

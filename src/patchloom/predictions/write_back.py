@@ -2,7 +2,8 @@
 
 A row an image: the source's key column under its own name, then one column a class (`prediction` where there are none,
 a JSON list where there are too many). A run that cuts images into several patches has a row a patch, and ``y, x`` (3-D:
-``z, y, x``) behind the key. Dense heads have a column of their own name: the path of the map.
+``z, y, x``) behind the key. Dense heads have a column of their own name: the path of the map, a folder; the maps of
+small images share a ZIP file, and their path goes on within it: ``…/4af0….zarr.zip/17.zarr``.
 
 Rows are put before the journal says that they are there, and putting them again replaces them: whatever happens in
 between, a resumed run leaves each row once.
@@ -16,7 +17,6 @@ import json
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,6 +27,7 @@ from patchloom.geometry.axes import spatial_axes
 from patchloom.images.sources.database import Database
 from patchloom.images.sources.sql import SQLSource
 from patchloom.models.model import Head
+from patchloom.objects import AnyPath
 from patchloom.predictions.patches import UnitRows
 from patchloom.predictions.stores.rows import has_columns, keys_of, score_names, skipped_of
 
@@ -74,7 +75,7 @@ class WriteBack:
     """
 
     def __init__(
-        self, source: SQLSource, name: str, heads: Sequence[Head], ndim: int, *, one_patch: bool, folder: Path
+        self, source: SQLSource, name: str, heads: Sequence[Head], ndim: int, *, one_patch: bool, folder: AnyPath
     ) -> None:
         self._database: Database = source.rows.database
         self._heads = {head.name: head for head in heads}
@@ -117,10 +118,12 @@ class WriteBack:
                 values += self._rows(head, part)
             self._upsert(values)
 
-    def link(self, image: str, maps: Mapping[str, Path]) -> None:
-        """Put the paths of an image's maps."""
-        row = {self._key: self._parse(image)} | {name: str(path.resolve()) for name, path in maps.items()}
-        self._upsert([row if self._one_patch else row | dict.fromkeys(self._axes, 0)])
+    def link(self, images: Mapping[str, Mapping[str, str]]) -> None:
+        """Put the paths or URLs of the maps of images."""
+        axes: dict[str, Any] = {} if self._one_patch else dict.fromkeys(self._axes, 0)
+        self._upsert([{self._key: self._parse(image), **axes} |
+                      {next(iter(self._columns[head])): location for head, location in maps.items()}
+                      for image, maps in images.items()])
 
     def delete(self, image: str) -> None:
         """Forget an image."""

@@ -84,6 +84,8 @@ class StoreTests:
 
     head = Head("probabilities", "vector", np.dtype(np.float32), (3,), classes=("stroma", "tumour", "other"))
     writers = 4
+    many = (64, 80)
+    """Rows and columns of an image that a store reads in batches."""
 
     def open(self, place: Any, run: StoredRun) -> PredictionStore:
         """The store at what the fixture `place` gave, for a run; called several times a test."""
@@ -199,12 +201,12 @@ class StoreTests:
 
     def test_an_image_of_many_patches_comes_in_batches(self, store: PredictionStore) -> None:
         """Each row once."""
-        rows = example_rows(self.head, "a", counts=(64, 80))
+        rows = example_rows(self.head, "a", counts=self.many)
         self.put(store, rows)
         found = self.everything(store, "a")
         assert list(found) == [tuple(start) for start in rows.starts.tolist()]
         np.testing.assert_array_equal(np.stack(list(found.values())), rows.values)
-        assert store.count(self.head.name, "a") == 64 * 80
+        assert store.count(self.head.name, "a") == len(rows.values)
 
     @pytest.mark.parametrize(("dtype", "shape", "classes"), KINDS, ids=lambda value: str(value)[:12])
     def test_values_of_every_kind_are_exact(
@@ -359,6 +361,30 @@ class StoreTests:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(work, range(24)))
         assert store.count(self.head.name) == 24 * 12
+
+    def test_where_maps_are_is_kept_beside_the_rows(self, place: Any, run: StoredRun, store: PredictionStore) -> None:
+        """By image and head, also of images without rows; what is said again takes the place of that before."""
+        rows = example_rows(self.head, "a")
+        places = {name: {"map": f"/data/{i}.zarr", "a.b $x": "s3://bucket/run/\u00e9"} for i, name in enumerate(NAMES)}
+        assert store.maps("a") == {}
+        store.link({})
+        store.link({"a": {"map": "elsewhere", "a.b $x": "elsewhere"}})
+        self.put(store, rows)
+        assert store.maps("a") == {"map": "elsewhere", "a.b $x": "elsewhere"}
+        store.link(places)
+        store.close()
+        again, other = self.open(place, run), self.open(place, StoredRun(uuid.uuid4().hex, (), 2))
+        assert {name: again.maps(name) for name in NAMES} == places
+        self.check(again, rows)
+        assert again.count(self.head.name) == len(rows.values)
+        other.link({"a": {"map": "of another run"}})
+        again.delete("a")
+        assert again.maps("a") == {} and again.maps("A") == places["A"]
+        again.delete()
+        assert [again.maps(name) for name in NAMES] == [{}] * len(NAMES)
+        assert other.maps("a") == {"map": "of another run"}
+        other.close()
+        again.close()
 
     def test_nothing_to_put_is_nothing(self, store: PredictionStore) -> None:
         """An image may be too small to have patches."""

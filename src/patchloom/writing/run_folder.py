@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from patchloom.api import OURS, sweep_tables
+from patchloom.api import OURS, sweep_units
 from patchloom.config import Config
 from patchloom.engine.commit import Commits, Task
 from patchloom.engine.stitch import BufferPool
 from patchloom.errors import ModelOutputError, OutputError, PredictionError, UsageError
 from patchloom.models.heads import find_heads
 from patchloom.models.model import Head, ModelInfo
+from patchloom.predictions.files import sweep_partial
 from patchloom.predictions.folder import RunDocument
 from patchloom.predictions.index import Index
-from patchloom.predictions.journal import Journal, check_logs, compact, sweep_partial
+from patchloom.predictions.journal import Journal, check_logs, compact
 from patchloom.predictions.layout import RunLayout
 from patchloom.predictions.lock import GUARD, Lock
 from patchloom.writing.prediction import Sample
@@ -130,7 +131,7 @@ class RunFolder:
                         f"run in {self.folder}",
                         "choose another folder",
                     )
-            sweep_tables(self.folder, self.index)
+            sweep_units(self.folder, self.index)
             self._journal = Journal(self.folder / "journal")
         except BaseException:
             self.index.close()

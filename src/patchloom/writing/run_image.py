@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from patchloom.engine.shapes import part_shape
 from patchloom.engine.stitch import UnitMap
 from patchloom.engine.work import ImageWork, UnitPart
 from patchloom.geometry.grid import Grid
@@ -111,7 +112,7 @@ class _Writing:
         self._committed = {(part.loops, part.region) for part in run.index.parts(name)} if row is not None else set()
         # The pixels are the caller's; what is closed in the end takes no memory.
         image = ArrayImage(np.broadcast_to(np.uint8(0), shape.data_shape), shape.axes, name)
-        maps = {head.name: layout.map(head, name, self._info) for head in layout.dense_heads}
+        maps = layout.maps(name, self._info, run.index.knows_file if row is not None else None)
         self._work = ImageWork(name, image, grid, shape.plane, maps, grids, layout.patches(self._info), shape.loop_axes)
         if not self._done:
             run.commits.begin(self._work, identity, self._info)
@@ -140,22 +141,20 @@ class _Writing:
         count = 0
         for across in units.sweeps():
             for region in units.sweep(across):
-                rows, *columns = self._layout.contributors(self._grid, self._info, region)
-                if (loops, region) in self._committed or not rows or not all(columns):
+                shape = part_shape(self._layout, self._grid, self._shape.plane, region)
+                if (loops, region) in self._committed or shape is None:
                     continue
                 part = UnitPart(
                     self._work,
                     loops,
-                    region,
-                    rows,
-                    columns,
+                    shape,
                     self._opener(self._layout, region),
                     self._layout.vector_heads,
                     alone=len(units) > 1,
                 )
                 count += 1
-                for row in rows:
-                    found[row].append((part, columns))
+                for row in shape.rows:
+                    found[row].append((part, shape.columns))
         with self._work.lock:
             self._work.parts_left += count
         return found

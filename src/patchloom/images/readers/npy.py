@@ -1,10 +1,15 @@
-"""NumPy's own format, mapped into memory one read at a time. Arrays of Python objects are refused: they are pickles."""
+"""NumPy's own format, mapped into memory one read at a time, or read by ranges.
+
+Arrays of Python objects are refused: they are pickles.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +19,13 @@ from numpy.typing import NDArray
 from patchloom.errors import ImageMismatchError, UnreadableImageError
 from patchloom.geometry.region import Region
 from patchloom.images.array import ArrayImage, check_dtype
-from patchloom.images.encoded import in_memory
+from patchloom.images.files import File, Range, Ranged, in_memory
 from patchloom.images.guess import axes_or_guess, blocks
 from patchloom.images.image import Image, ImageInfo
 from patchloom.images.limits import check_chunks
+from patchloom.images.remote import GAP, LARGEST
 
-__all__ = ["NpyImage", "NpyReader"]
+__all__ = ["NpyImage", "NpyReader", "RangedNpy"]
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -57,6 +63,8 @@ class NpyReader:
         order: Literal["F", "C"] = "F" if fortran else "C"
         if data is not None:
             return ArrayImage(np.ndarray(shape, stored, data, offset, order=order), letters, str(path))
+        if isinstance(path, Ranged):
+            return RangedNpy(path.ranges(), info, stored, offset, order)
         return NpyImage(path, info, stored, offset, order)
 
 
@@ -95,3 +103,65 @@ class NpyImage:
 
     def __repr__(self) -> str:
         return f"<NpyImage {self._path} {self.info.axes} {self.info.shape} {self.info.dtype}>"
+
+
+class RangedNpy:
+    """One array in a file that is far away: of a region the runs of elements that lie near each other are read."""
+
+    def __init__(self, file: File, info: ImageInfo, stored: np.dtype[Any], offset: int, order: str) -> None:
+        self.info = info
+        self._file, self._stored, self._offset = file, stored, offset
+        self._step = -1 if order == "F" else 1
+        shape = info.shape[:: self._step]
+        self._strides = tuple(math.prod(shape[i + 1 :]) * stored.itemsize for i in range(len(shape)))
+
+    def read(self, region: Region, level: int = 0) -> NDArray[Any]:
+        """Read a region; see `Image.read`."""
+        if level != 0:
+            raise ImageMismatchError(f"{self._file.path} has no level {level}", "NumPy files have level 0 only")
+        if any(a < 0 or b > n for a, b, n in zip(region.start, region.stop, self.info.shape, strict=True)):
+            raise ValueError(f"region {region} reaches beyond the shape {self.info.shape}")
+        if 0 in region.shape:
+            return np.empty(region.shape, self.info.dtype)
+        runs, inner = self._runs(region)
+        self._file.fetch(runs)
+        parts = np.stack([self._cut(self._file.read(*run), inner) for run in runs])
+        pixels = parts.reshape(region.shape[:: self._step])
+        return pixels.transpose(range(pixels.ndim)[:: self._step]).astype(self.info.dtype, copy=False)
+
+    @property
+    def is_far(self) -> bool:
+        """See `FetchesAhead`."""
+        return self._file.is_far
+
+    def fetch(self, regions: Sequence[Region], level: int = 0) -> None:
+        """Begin to read what regions need; see `FetchesAhead`."""
+        self._file.fetch([run for region in regions if 0 not in region.shape for run in self._runs(region)[0]])
+
+    def close(self) -> None:
+        """Forget what was read."""
+        self._file.close()
+
+    def _runs(self, region: Region) -> tuple[list[Range], tuple[int, ...]]:
+        """Where the elements of a region are, in the order of the file, and the shape of what is cut out of each run.
+
+        A run goes on over little that is not wanted; what is between two runs is more than that.
+        """
+        start, extent = region.start[:: self._step], region.shape[:: self._step]
+        first, length = len(extent), self._stored.itemsize
+        while first and self._strides[first - 1] - length <= GAP:
+            longer = (extent[first - 1] - 1) * self._strides[first - 1] + length
+            if longer > LARGEST:
+                break
+            first, length = first - 1, longer
+        begin = self._offset + sum(a * stride for a, stride in zip(start, self._strides, strict=True))
+        steps = itertools.product(*(range(0, n * stride, stride)
+                                    for n, stride in zip(extent[:first], self._strides, strict=False)))
+        return [(begin + sum(step), length) for step in steps], extent[first:]
+
+    def _cut(self, data: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
+        strides = self._strides[len(self._strides) - len(shape) :]
+        return np.lib.stride_tricks.as_strided(np.frombuffer(data, self._stored), shape, strides, writeable=False)
+
+    def __repr__(self) -> str:
+        return f"<RangedNpy {self._file.path} {self.info.axes} {self.info.shape} {self.info.dtype}>"

@@ -6,9 +6,11 @@ transparent colours), one-bit images become 0 and 255. Alpha is an ordinary last
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,9 +19,11 @@ from numpy.typing import NDArray
 
 from patchloom.errors import ImageError, ImageMismatchError, UnreadableImageError
 from patchloom.geometry.region import Region
+from patchloom.images.files import in_memory, open_whole
 from patchloom.images.guess import axes_or_guess
 from patchloom.images.image import ImageInfo
 from patchloom.images.limits import check_chunks
+from patchloom.images.readers import jpeg
 
 __all__ = ["RasterImage", "RasterReader"]
 
@@ -27,6 +31,8 @@ Pixels = NDArray[Any]
 Box = tuple[float, float, float, float]
 """Top, left, bottom and right edge in pixels."""
 
+SMALL = 64 << 10
+"""Bytes of a file that is read at once when it is opened, and not again to be decoded."""
 PNG = b"\x89PNG\r\n\x1a\n"
 BMP_HEADERS = {bytes((size, 0, 0, 0)) for size in (12, 40, 52, 56, 64, 108, 124)}
 ORIENTATION = 0x0112
@@ -68,34 +74,45 @@ class RasterReader:
     def open(self, path: Path, *, axes: str | None = None) -> RasterImage:
         """Read the header; see `Reader.open`."""
         try:
-            with path.open("rb") as file:
-                header = _header(file)
+            data = in_memory(path) or _beginning(path)
+            header = _header(path, data)
         except Exception as error:  # damaged headers make Pillow raise almost anything
             raise _unreadable(path, error) from error
-        shape, letters = header.shape, "YXC"[: len(header.shape)]
-        if axes is not None and axes_or_guess(path, shape, axes) != letters:
-            raise ImageMismatchError(f"{path}: is {letters}, not {axes}", "leave --axes out for such files")
-        info = ImageInfo(letters, (shape,), header.dtype, (shape,))
-        return RasterImage(path, check_chunks(path, info), header)
+        info = _info(header.shape, header.dtype)
+        if axes is not None and axes_or_guess(path, header.shape, axes) != info.axes:
+            raise ImageMismatchError(f"{path}: is {info.axes}, not {axes}", "leave --axes out for such files")
+        return RasterImage(path, check_chunks(path, info), header, data if len(data) < SMALL else None)
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What decoding needs to know: Pillow's mode to convert to (empty for PNG of 16 bits), EXIF orientation, result."""
+    """What decoding needs to know: Pillow's mode to convert to (empty for PNG of 16 bits), EXIF orientation, result,
+    and whether it is a JPEG like most.
+    """
 
     mode: str
     orientation: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    is_plain_jpeg: bool = False
 
 
 class RasterImage:
-    """One file. It is decoded as a whole, and kept from one window to the next until it is closed."""
+    """One file. It is decoded as a whole, and kept from one window to the next until it is closed.
 
-    def __init__(self, path: Path, info: ImageInfo, header: _Header) -> None:
+    Parameters
+    ----------
+    path, info, header
+        The file, and what its header says.
+    data
+        All of it where that is little; used once.
+    """
+
+    def __init__(self, path: Path, info: ImageInfo, header: _Header, data: bytes | None = None) -> None:
         self.info = info
         self._path = path
         self._header = header
+        self._data = data
         self._lock = threading.Lock()
         self._kept: Pixels | None = None
 
@@ -103,13 +120,14 @@ class RasterImage:
         """A view of the decoded image; see `Image.read`."""
         if level != 0:
             raise ImageMismatchError(f"{self._path} has no level {level}", "such files have level 0 only")
-        if any(a < 0 or b > n for a, b, n in zip(region.start, region.stop, self.info.shape, strict=True)):
+        whole = region.shape == self.info.shape
+        if any(a < 0 or a + m > n for a, m, n in zip(region.start, region.shape, self.info.shape, strict=True)):
             raise ValueError(f"region {region} reaches beyond the shape {self.info.shape}")
         with self._lock:
             pixels = self._decode() if self._kept is None else self._kept
             # Whoever reads it whole keeps it as long as it is needed; whoever reads a window will read the next one.
-            self._kept = None if region.shape == self.info.shape else pixels
-        return pixels[region.slices]
+            self._kept = None if whole else pixels
+        return pixels if whole else pixels[region.slices]
 
     def read_resized(self, shape: tuple[int, int], box: Box) -> Pixels | None:
         """A part made small, out of a JPEG decoded to a half, quarter or eighth; see `ReadsResized`."""
@@ -120,11 +138,12 @@ class RasterImage:
     def close(self) -> None:
         """Forget the pixels."""
         with self._lock:
-            self._kept = None
+            self._kept = self._data = None
 
     def _read(self, decode: Callable[[BinaryIO], Pixels]) -> Pixels:
+        data, self._data = self._data, None
         try:
-            with self._path.open("rb") as file:
+            with open_whole(self._path) if data is None else io.BytesIO(data) as file:
                 return decode(file)
         except MemoryError:
             raise
@@ -146,7 +165,7 @@ class RasterImage:
 def _format(head: bytes) -> str | None:
     if head.startswith(PNG):
         return "PNG"
-    if head.startswith(b"\xff\xd8\xff"):
+    if head.startswith(jpeg.JPEG):
         return "JPEG"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
@@ -179,14 +198,37 @@ def _deep(head: bytes) -> int | None:
     return channels if channels > 1 else None
 
 
-def _header(file: BinaryIO) -> _Header:
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(SMALL)
+
+
+@lru_cache(maxsize=1024)
+def _info(shape: tuple[int, ...], dtype: np.dtype[Any]) -> ImageInfo:
+    """Collections have many images of one size."""
+    return ImageInfo("YXC"[: len(shape)], (shape,), dtype, (shape,))
+
+
+def _header(path: Path, beginning: bytes) -> _Header:
+    found = jpeg.header(beginning) if beginning.startswith(jpeg.JPEG) else None
+    if found is None:
+        with path.open("rb") as file:
+            return _header_by_pillow(file)
+    shape, exif = found
+    orientation = _orientation(exif)
+    if orientation >= 5:
+        shape = shape[1::-1] + shape[2:]
+    return _Header("L" if len(shape) == 2 else "RGB", orientation, shape, np.dtype(np.uint8), is_plain_jpeg=True)
+
+
+def _header_by_pillow(file: BinaryIO) -> _Header:
     head = file.read(64)
     file.seek(0)
     with _picture(file) as picture:
         columns, rows = picture.size
         if columns < 1 or rows < 1:
             raise ValueError(f"{rows} x {columns} pixels")
-        orientation = _orientation(picture)
+        orientation = _orientation(picture.info.get("exif"))
         mode = SHOWN_AS[picture.mode]
         if picture.mode == "P" and "transparency" in picture.info:
             mode = "RGBA"
@@ -198,13 +240,12 @@ def _header(file: BinaryIO) -> _Header:
     return _Header("" if deep else mode, orientation, shape, np.dtype(code))
 
 
-def _orientation(picture: Any) -> int:
+def _orientation(data: bytes | None) -> int:
     """EXIF orientation out of what stands before the pixels, so that nothing is decoded to find it."""
-    from PIL import Image
-
-    data = picture.info.get("exif")
     if not data:
         return 1
+    from PIL import Image
+
     exif = Image.Exif()
     try:
         exif.load(data)
@@ -215,7 +256,10 @@ def _orientation(picture: Any) -> int:
 
 
 def _decode(file: BinaryIO, header: _Header) -> Pixels:
-    if header.mode:
+    pixels = _decode_plain(file, header)
+    if pixels is not None:
+        pass
+    elif header.mode:
         with _picture(file) as picture:
             shown = picture if picture.mode == header.mode else picture.convert(header.mode)
             pixels = np.asarray(shown)
@@ -228,6 +272,14 @@ def _decode(file: BinaryIO, header: _Header) -> Pixels:
     return pixels if turn is None else turn(pixels)
 
 
+def _decode_plain(file: BinaryIO, header: _Header) -> Pixels | None:
+    """Pixels as they are stored; None, and the file at its beginning, where Pillow has to decode it."""
+    pixels = jpeg.decode(file.read()) if header.is_plain_jpeg else None
+    if pixels is None:
+        file.seek(0)
+    return pixels
+
+
 def _decode_resized(file: BinaryIO, header: _Header, shape: tuple[int, int], box: Box) -> Pixels:
     """The part `box` of the image as users see it, resized to `shape`."""
     from PIL import Image
@@ -236,10 +288,12 @@ def _decode_resized(file: BinaryIO, header: _Header, shape: tuple[int, int], box
     if turn is not None:
         shape, box = _stored(header, shape, box)
     (top, left, bottom, right), (rows, columns) = box, shape
-    with _picture(file) as picture:
-        # libjpeg leaves out frequencies; twice the pixels that are wanted keep what shows.
-        most = min((bottom - top) / rows, (right - left) / columns) / 2
-        step = _shrunk(picture, next((n for n in (8, 4, 2) if n <= most), 1))
+    # libjpeg leaves out frequencies; twice the pixels that are wanted keep what shows.
+    most = min((bottom - top) / rows, (right - left) / columns) / 2
+    divisor = next((n for n in (8, 4, 2) if n <= most), 1)
+    whole = _decode_plain(file, header) if divisor == 1 else None
+    with _picture(file) if whole is None else Image.fromarray(whole) as picture:
+        step = _shrunk(picture, divisor)
         shown = picture if picture.mode == header.mode else picture.convert(header.mode)
         edges = (left / step, top / step, right / step, bottom / step)
         small = shown.resize((columns, rows), Image.Resampling.BILINEAR, edges)

@@ -14,6 +14,8 @@ tifffile reads the headers; segments are read here, so that threads do not wait 
 from __future__ import annotations
 
 import logging
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ from numpy.typing import NDArray
 
 from patchloom.errors import ImageError, UnreadableImageError
 from patchloom.geometry.region import Region
-from patchloom.images.encoded import in_memory
+from patchloom.images.files import File, open_file
 from patchloom.images.image import ImageInfo
 from patchloom.images.limits import check_chunks
-from patchloom.images.readers.tiff_segments import File, Level, MemoryFile
+from patchloom.images.readers.tiff_directory import SegmentTable, large_tables
+from patchloom.images.readers.tiff_segments import Level
 
 __all__ = ["TiffImage", "TiffReader"]
 
@@ -48,9 +51,8 @@ class TiffReader:
 
     def open(self, path: Path, *, axes: str | None = None) -> TiffImage:
         """Read the headers; see `Reader.open`."""
-        data = in_memory(path)
         try:
-            file = File(path) if data is None else MemoryFile(path, data)
+            file = open_file(path)
         except OSError as error:
             raise UnreadableImageError(f"{path}: cannot be opened: {error.strerror}") from error
         try:
@@ -73,12 +75,29 @@ class TiffImage:
         """Decode a region; see `Image.read`."""
         return self._levels[level].read(region)
 
+    @property
+    def is_far(self) -> bool:
+        """See `FetchesAhead`."""
+        return self._file.is_far
+
+    def fetch(self, regions: Sequence[Region], level: int = 0) -> None:
+        """Begin to read what regions need; see `FetchesAhead`."""
+        self._levels[level].fetch(regions)
+
     def close(self) -> None:
         """Give the file back."""
         self._file.close()
 
     def __repr__(self) -> str:
         return f"<TiffImage {self._file.path} {self.info.axes} {self.info.shape} {self.info.dtype}>"
+
+
+def _tables(file: File) -> dict[int, SegmentTable]:
+    """Tables that are left where they are; none where directories have a form of their own, or are damaged."""
+    try:
+        return large_tables(file)
+    except (UnreadableImageError, ValueError, struct.error):
+        return {}  # the check of the directories says what is wrong
 
 
 def _headers(path: Path, file: File, axes: str | None) -> tuple[ImageInfo, tuple[Level, ...]]:
@@ -88,11 +107,13 @@ def _headers(path: Path, file: File, axes: str | None) -> tuple[ImageInfo, tuple
     from patchloom.images.readers.tiff_metadata import read_metadata
 
     try:
+        tables = _tables(file) if file.is_far else {}
+        holes = [one for table in tables.values() for one in table.ranges]
         # Names of other files in OME metadata are not followed: this file is what was asked for.
-        with tifffile.TiffFile(file.headers(), _multifile=False) as tif:
+        with tifffile.TiffFile(file.headers(holes), _multifile=False) as tif:
             if len(tif.pages):
                 check_announced(file, tif.pages.first.description)
-            layout = lay_out(tif, file, axes)
+            layout = lay_out(tif, file, axes, tables)
             meta = read_metadata(tif, main_series(tif.series).keyframe)
     except (ImageError, MemoryError):
         raise

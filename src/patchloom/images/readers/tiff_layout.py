@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import ImageTooLargeError, UnreadableImageError
+from patchloom.images.files import File
 from patchloom.images.readers.tiff_axes import SeriesAxes, series_axes
-from patchloom.images.readers.tiff_directory import check_directories
-from patchloom.images.readers.tiff_segments import Decode, File, Level
+from patchloom.images.readers.tiff_directory import SegmentTable, check_directories
+from patchloom.images.readers.tiff_segments import Decode, Level, ListedSegments, Segments, StoredSegments
 
 __all__ = ["Layout", "lay_out"]
 
@@ -30,6 +31,7 @@ APERIO_YCBCR = 33003
 PALETTE = 3
 
 Table = tuple[NDArray[np.uint64], NDArray[np.uint64]]
+Tables = Mapping[int, SegmentTable]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def check_announced(file: File, description: str) -> None:
                                        "the header is damaged")
 
 
-def lay_out(tif: Any, file: File, axes: str | None) -> Layout:
+def lay_out(tif: Any, file: File, axes: str | None, tables: Tables) -> Layout:
     """Lay out the main image: of a pyramid its levels, never a thumbnail, label, macro or mask.
 
     Parameters
@@ -60,6 +62,8 @@ def lay_out(tif: Any, file: File, axes: str | None) -> Layout:
         To read segments from.
     axes
         Names that the user gives.
+    tables
+        By the place of a page, tables of its segments that `tif` has not read.
 
     Raises
     ------
@@ -71,14 +75,14 @@ def lay_out(tif: Any, file: File, axes: str | None) -> Layout:
         raise UnreadableImageError(f"{file.path}: there is no image in it",
                                    "copy the file again from where it came from")
     _check_complete(tif, series, file)
-    first = _level(file, 0, series, axes)
+    first = _level(file, 0, series, axes, tables)
     letters, base = first[0].letters, first[1]
     levels = [base]
     for smaller in series.levels[1:]:
         fits = smaller.dtype == series.dtype and smaller.keyframe.shaped[4] == series.keyframe.shaped[4]
         if not fits:
             continue
-        found, level = _level(file, len(levels), smaller, axes)
+        found, level = _level(file, len(levels), smaller, axes, tables)
         if found.letters == letters and _reduces(level, levels[-1], letters):
             levels.append(level)
     return Layout(letters, tuple(levels), base.dtype)
@@ -107,10 +111,12 @@ def _check_complete(tif: Any, series: Any, file: File) -> None:
         raise UnreadableImageError(f"{file.path}: truncated: it should hold {meta['images']} images",
                                    "copy the file again from where it came from")
     if not tif.is_ndpi:  # whose directories have a form of their own
-        check_directories(tif, file)
+        check_directories(file)
 
 
-def _level(file: File, number: int, series: Any, axes: str | None) -> tuple[SeriesAxes, Level]:
+def _level(
+    file: File, number: int, series: Any, axes: str | None, tables: Tables
+) -> tuple[SeriesAxes, Level]:
     keyframe = series.keyframe
     if series.dtype is None or keyframe.dtype is None or 0 in keyframe.shaped:
         bits = keyframe.bitspersample
@@ -123,12 +129,12 @@ def _level(file: File, number: int, series: Any, axes: str | None) -> tuple[Seri
     found = series_axes(file.path, series, samples, axes)
     page = (*map(int, keyframe.shaped[:4]), samples)
     if keyframe.is_final and not keyframe.is_tiled and palette is None:
-        segment, (offsets, counts), decode = _bands(file, series, page)
+        segment, segments, decode = _bands(file, series, page)
     else:
-        segment, (offsets, counts) = _segments(file, series, page)
+        segment, segments = _segments(file, series, page, tables)
         decode = _decoder(file, series, segment, palette)
     fill = 0 if palette is not None else keyframe.nodata
-    return found, Level(file, number, found.lead, page, segment, offsets, counts, decode, dtype, fill, found.places)
+    return found, Level(file, number, found.lead, page, segment, segments, decode, dtype, fill, found.places)
 
 
 def _palette(series: Any) -> NDArray[np.uint8] | None:
@@ -143,7 +149,7 @@ def _palette(series: Any) -> NDArray[np.uint8] | None:
     return np.ascontiguousarray(colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
 
 
-def _bands(file: File, series: Any, page: tuple[int, ...]) -> tuple[tuple[int, int, int], Table, Decode]:
+def _bands(file: File, series: Any, page: tuple[int, ...]) -> tuple[tuple[int, int, int], Segments, Decode]:
     """Pages whose rows follow each other as they are: read in bands of rows, however they were cut in strips."""
     keyframe = series.keyframe
     planes, depth, rows, columns, samples = page
@@ -165,7 +171,7 @@ def _bands(file: File, series: Any, page: tuple[int, ...]) -> tuple[tuple[int, i
         pixels = np.frombuffer(data, stored).reshape(1, -1, columns, samples)
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
-    return (1, band, columns), (offsets, counts), decode
+    return (1, band, columns), ListedSegments(offsets, counts), decode
 
 
 def _page_starts(series: Any, page_bytes: int) -> NDArray[np.uint64]:
@@ -176,7 +182,9 @@ def _page_starts(series: Any, page_bytes: int) -> NDArray[np.uint64]:
     return np.array([0 if page is None else page.dataoffsets[0] for page in series], np.uint64)
 
 
-def _segments(file: File, series: Any, page: tuple[int, ...]) -> tuple[tuple[int, int, int], Table]:
+def _segments(
+    file: File, series: Any, page: tuple[int, ...], tables: Tables
+) -> tuple[tuple[int, int, int], Segments]:
     """Strips or tiles as the header lists them."""
     keyframe = series.keyframe
     if keyframe.is_tiled:
@@ -192,23 +200,33 @@ def _segments(file: File, series: Any, page: tuple[int, ...]) -> tuple[tuple[int
         raise ImageTooLargeError(
             f"{file.path}: its header claims {page[2]} x {page[3]} pixels in {kind}s of {size / 1e9:,.0f} GB",
             "store it in tiles, or check whether the header is damaged")
-    tables = [_page_table(file, one, per_page, kind) for one in series]
-    offsets, counts = (np.concatenate(arrays) for arrays in zip(*tables, strict=True))
+    far = [None if one is None else tables.get(int(one.offset)) for one in series]
+    stored = [table for table in far if table is not None]
+    if len(stored) == len(far):
+        for table in stored:
+            _check_listed(file, min(table.offsets[2], table.counts[2]), per_page, kind)
+        return segment, StoredSegments(file, stored, per_page)
+    pages = [_page_table(file, one, table, per_page, kind) for one, table in zip(series, far, strict=True)]
+    offsets, counts = (np.concatenate(arrays) for arrays in zip(*pages, strict=True))
     counts[offsets == 0] = 0
     ends = np.where(counts > 0, offsets + counts, 0)
     if int(ends.max(initial=0)) > file.size:
         raise _truncated(file, int(ends.max()))
-    return segment, (offsets, counts)
+    return segment, ListedSegments(offsets, counts)
 
 
-def _page_table(file: File, page: Any, per_page: int, kind: str) -> Table:
+def _page_table(file: File, page: Any, far: SegmentTable | None, per_page: int, kind: str) -> Table:
     if page is None:
         return np.zeros(per_page, np.uint64), np.zeros(per_page, np.uint64)
-    listed = min(len(page.dataoffsets), len(page.databytecounts))
+    lists = (page.dataoffsets, page.databytecounts) if far is None else StoredSegments.read(file, far)
+    _check_listed(file, min(map(len, lists)), per_page, kind)
+    return np.asarray(lists[0][:per_page], np.uint64), np.asarray(lists[1][:per_page], np.uint64)
+
+
+def _check_listed(file: File, listed: int, per_page: int, kind: str) -> None:
     if listed < per_page:
         raise UnreadableImageError(
             f"{file.path}: its header claims {per_page} {kind}s and lists {listed}", "the header is damaged")
-    return (np.asarray(page.dataoffsets[:per_page], np.uint64), np.asarray(page.databytecounts[:per_page], np.uint64))
 
 
 def _truncated(file: File, needed: int) -> UnreadableImageError:

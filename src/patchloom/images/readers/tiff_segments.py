@@ -1,116 +1,86 @@
-"""Reads strips and tiles of one resolution level: one `pread` and one decoder call each, from any number of threads."""
+"""Reads strips and tiles of one resolution level: one read and one decoder call each, from any number of threads."""
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
-import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import UnreadableImageError
 from patchloom.geometry.region import Region
+from patchloom.images.files import File, Range
+from patchloom.images.readers.tiff_directory import SegmentTable
 
-__all__ = ["Decode", "File", "Level", "MemoryFile"]
+__all__ = ["Decode", "Level", "ListedSegments", "Segments", "StoredSegments"]
 
 Pixels = NDArray[Any]
 Decode = Callable[[bytes, int, int], Pixels]
 """Encoded bytes, page, segment within the page -> ``(D, Y, X, C)``; at edges it may be larger than what is inside."""
 
 
-class File:
-    """An open file that several threads read at once, each at its own place."""
+class Segments(Protocol):
+    """Where segments are, numbered page after page, in the order (S, D, Y, X)."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        self._lock = threading.Lock()
+    def range(self, number: int) -> Range:
+        """Place and length of a segment; a length of 0 stands for one that is not stored."""
 
-    @property
-    def size(self) -> int:
-        """Bytes in the file."""
-        return os.fstat(self._number).st_size
-
-    def headers(self) -> Any:
-        """What tifffile reads the headers from."""
-        return self.path
-
-    def read(self, offset: int, count: int) -> bytes:
-        """Read `count` bytes at `offset`.
-
-        Raises
-        ------
-        UnreadableImageError
-            If there are fewer, if the disk fails, or if the file was closed.
-        """
-        number = self._number
-        if number < 0:
-            raise UnreadableImageError(f"{self.path}: was closed and is read again")
-        try:
-            data = self._read(number, offset, count)
-        except (OSError, OverflowError) as error:
-            raise UnreadableImageError(f"{self.path}: cannot be read at byte {offset}: {error}") from error
-        if len(data) != count:
-            raise UnreadableImageError(
-                f"{self.path}: truncated: {count} bytes should stand at byte {offset}, {len(data)} do",
-                "copy the file again from where it came from")
-        return data
-
-    def _read(self, number: int, offset: int, count: int) -> bytes:
-        if not hasattr(os, "pread"):
-            with self._lock:
-                os.lseek(number, offset, os.SEEK_SET)
-                return os.read(number, count)
-        data = os.pread(number, count, offset)
-        while len(data) < count:  # beyond 2 GiB a call returns less than it was asked for
-            more = os.pread(number, count - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
-
-    def close(self) -> None:
-        """Give the handle back."""
-        with self._lock:
-            number, self._number = self._number, -1
-        if number >= 0:
-            os.close(number)
-
-    def __del__(self) -> None:
-        if getattr(self, "_number", -1) >= 0:
-            self.close()
+    def load(self, numbers: Sequence[int]) -> None:
+        """Get ready to tell the ranges of some."""
 
 
-class MemoryFile(File):
-    """A file whose bytes are in memory already."""
+@dataclass(frozen=True)
+class ListedSegments:
+    """Places and lengths that are in memory."""
 
-    def __init__(self, path: Path, data: bytes) -> None:
-        self.path, self._data, self._number = path, data, 0
-        self._lock = threading.Lock()
+    offsets: NDArray[np.uint64]
+    counts: NDArray[np.uint64]
 
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return len(self._data)
+    def range(self, number: int) -> Range:
+        """See `Segments`."""
+        return int(self.offsets[number]), int(self.counts[number])
 
-    def headers(self) -> Any:
-        """See `File.headers`."""
-        return io.BytesIO(self._data)
+    def load(self, numbers: Sequence[int]) -> None:
+        """Do nothing."""
 
-    def _read(self, number: int, offset: int, count: int) -> bytes:
-        return self._data[offset : offset + count]
 
-    def close(self) -> None:
-        """Forget the bytes."""
-        self._number, self._data = -1, b""
+@dataclass(frozen=True)
+class StoredSegments:
+    """Places and lengths that are read when they are wanted, from a table in the header of each page."""
+
+    file: File
+    tables: Sequence[SegmentTable]
+    per_page: int
+
+    def range(self, number: int) -> Range:
+        """See `Segments`."""
+        places = self._places(number)
+        kinds = self.tables[number // self.per_page].offsets[1], self.tables[number // self.per_page].counts[1]
+        offset, count = (int(np.frombuffer(self.file.read_header(*place), kind)[0])
+                         for place, kind in zip(places, kinds, strict=True))
+        return (offset, count) if offset else (0, 0)
+
+    def load(self, numbers: Sequence[int]) -> None:
+        """See `Segments`."""
+        self.file.load_headers([place for number in numbers for place in self._places(number)])
+
+    @staticmethod
+    def read(file: File, table: SegmentTable) -> tuple[NDArray[Any], NDArray[Any]]:
+        """All of a table: places and lengths."""
+        places, lengths = (np.frombuffer(file.read(*each), kind)
+                           for each, kind in zip(table.ranges, (table.offsets[1], table.counts[1]), strict=True))
+        return places, lengths
+
+    def _places(self, number: int) -> list[Range]:
+        page, index = divmod(number, self.per_page)
+        table = self.tables[page]
+        sizes = [(place, np.dtype(kind).itemsize) for place, kind, _ in (table.offsets, table.counts)]
+        return [(place + index * size, size) for place, size in sizes]
 
 
 @dataclass(frozen=True)
@@ -133,9 +103,8 @@ class Level:
         Extents (S, D, Y, X, C) of a page.
     segment
         Extents (D, Y, X) of a segment; a segment has one plane of samples and all interleaved ones.
-    offsets, counts
-        Place and length of each segment in the file, page after page, in the order (S, D, Y, X); a count of 0 stands
-        for a segment that is not stored.
+    segments
+        Where each of them is.
     decode
         Decoder.
     dtype, fill
@@ -149,8 +118,7 @@ class Level:
     lead: tuple[int, ...]
     page: tuple[int, ...]
     segment: tuple[int, int, int]
-    offsets: NDArray[np.uint64]
-    counts: NDArray[np.uint64]
+    segments: Segments
     decode: Decode
     dtype: np.dtype[Any]
     fill: float
@@ -190,10 +158,7 @@ class Level:
 
     def read(self, region: Region) -> Pixels:
         """Decode a region on the axes of the image; a view where one segment holds all of it."""
-        start = [0] * len(self.extents)
-        shape = list(self._ones)
-        for axis, origin, extent in zip(self.axes, region.start, region.shape, strict=True):
-            start[axis], shape[axis] = origin, extent
+        start, shape = self._on_all_axes(region)
         if any(a < 0 or a + n > whole for a, n, whole in zip(start, shape, self.extents, strict=True)):
             raise ValueError(f"region {region} reaches beyond level {self.number} of shape {self.shape}")
         if 0 in shape:
@@ -203,7 +168,37 @@ class Level:
         if first == last and shape[:n] == list(self._ones[:n]):
             block = self._segment(self._page_number(start[:n]), first)
             return self._cut(block, first, start[n:], shape[n:]).reshape(region.shape)
+        if self.file.is_far:
+            self.fetch([region])
         return self._assemble(start, shape, first, last).reshape(region.shape)
+
+    def fetch(self, regions: Sequence[Region]) -> None:
+        """Begin to read the segments of some regions."""
+        numbers = sorted({number for region in regions for number in self._numbers(region)})
+        self.segments.load(numbers)
+        self.file.fetch([self.segments.range(number) for number in numbers])
+
+    def _numbers(self, region: Region) -> Iterator[int]:
+        """Numbers of the segments that a region on the axes of the image touches."""
+        start, shape = self._on_all_axes(region)
+        n = len(self.lead)
+        first, last = self._segments(start[n:], shape[n:])
+        places = [range(a, b + 1) for a, b in zip(first, last, strict=True)]
+        for lead in itertools.product(*(range(a, a + extent) for a, extent in zip(start[:n], shape[:n], strict=True))):
+            page = self._page_number(lead) * self.per_page
+            yield from (page + self._index(place) for place in itertools.product(*places))
+
+    def _on_all_axes(self, region: Region) -> tuple[list[int], list[int]]:
+        start = [0] * len(self.extents)
+        shape = list(self._ones)
+        for axis, origin, extent in zip(self.axes, region.start, region.shape, strict=True):
+            start[axis], shape[axis] = origin, extent
+        return start, shape
+
+    def _index(self, place: Sequence[int]) -> int:
+        """Number of a segment within its page."""
+        _, depth, rows, columns = self.grid
+        return ((place[0] * depth + place[1]) * rows + place[2]) * columns + place[3]
 
     def _segments(self, start: Sequence[int], shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """First and last segment, on S, D, Y and X, that a part of a page touches."""
@@ -247,13 +242,11 @@ class Level:
 
     def _segment(self, page: int, place: Sequence[int]) -> Pixels:
         """Decode one segment: (D, Y, X, C), as large as `segment` says or cut at the edge of the page."""
-        _, depth, rows, columns = self.grid
-        index = ((place[0] * depth + place[1]) * rows + place[2]) * columns + place[3]
-        number = page * self.per_page + index
-        count = int(self.counts[number])
+        index = self._index(place)
+        offset, count = self.segments.range(page * self.per_page + index)
         if count == 0:
             return np.full((*self.segment, self.page[4]), self.fill, self.dtype)
-        data = self.file.read(int(self.offsets[number]), count)
+        data = self.file.read(offset, count)
         try:
             return self.decode(data, page, index)
         except MemoryError:

@@ -6,7 +6,9 @@ inner ones. Axes of extent 1 stay where the array has them. Chunks that are miss
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ from numpy.typing import NDArray
 from patchloom.errors import ImageError, ImageMismatchError, UnknownFormatError, UnreadableImageError
 from patchloom.geometry.region import Region
 from patchloom.images.array import check_dtype
+from patchloom.images.files import is_folder
 from patchloom.images.guess import axes_or_guess, stated_axes
 from patchloom.images.image import ImageInfo
 from patchloom.images.limits import check_chunks
+from patchloom.images.remote import AHEAD, submit
 from patchloom.images.units import unit_name
+from patchloom.objects import ObjectPath
 
 __all__ = ["ZarrImage", "ZarrReader"]
 
@@ -34,17 +39,14 @@ class ZarrReader:
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """Whether the folder has Zarr metadata."""
-        return not head and path.is_dir() and any((path / marker).is_file() for marker in MARKERS)
+        return not head and is_folder(path) and any((path / marker).is_file() for marker in MARKERS)
 
     def open(self, path: Path, *, axes: str | None = None) -> ZarrImage:
         """Read the metadata; see `Reader.open`."""
-        import zarr
-
-        if not path.is_dir():
+        if not is_folder(path):
             raise UnknownFormatError(f"{path}: is a file, and a Zarr image is a folder", "unpack it")
         try:
-            node = zarr.open(store=zarr.storage.LocalStore(path, read_only=True), mode="r")
-            return _open_node(path, node, axes)
+            return _open_node(path, _opened(path), axes)
         except (ImageError, MemoryError):
             raise
         except Exception as error:  # damaged metadata make zarr raise almost anything
@@ -58,11 +60,31 @@ class ZarrImage:
 
     def __init__(self, path: Path, arrays: Sequence[Any], info: ImageInfo) -> None:
         self.info = info
-        self._path = path
+        self._path: Any = path
         self._arrays = tuple(arrays)
+        self._ahead: dict[tuple[int, Region], Future[NDArray[Any]]] = {}
 
     def read(self, region: Region, level: int = 0) -> NDArray[Any]:
         """Decode a region; see `Image.read`."""
+        ahead = self._ahead.pop((level, region), None)
+        return self._read(region, level) if ahead is None else ahead.result()
+
+    @property
+    def is_far(self) -> bool:
+        """See `FetchesAhead`."""
+        return isinstance(self._path, ObjectPath)
+
+    def fetch(self, regions: Sequence[Region], level: int = 0) -> None:
+        """Begin to read regions, as far as memory allows; see `FetchesAhead`."""
+        size = sum(math.prod(region.shape) for _, region in self._ahead) * self.info.dtype.itemsize
+        for region in regions:
+            size += math.prod(region.shape) * self.info.dtype.itemsize
+            if size > AHEAD:
+                return
+            if (level, region) not in self._ahead:
+                self._ahead[level, region] = submit(self._read, region, level)
+
+    def _read(self, region: Region, level: int) -> NDArray[Any]:
         shape = self.info.levels[level]
         if any(a < 0 or b > n for a, b, n in zip(region.start, region.stop, shape, strict=True)):
             raise ValueError(f"region {region} reaches beyond level {level} of shape {shape}")
@@ -78,10 +100,21 @@ class ZarrImage:
         return pixels.reshape(region.shape).astype(self.info.dtype, copy=False)
 
     def close(self) -> None:
-        """Do nothing: no file stays open."""
+        """Forget what was read; no file is open."""
+        self._ahead.clear()
 
     def __repr__(self) -> str:
         return f"<ZarrImage {self._path} {self.info.axes} {self.info.shape} {self.info.dtype}>"
+
+
+def _opened(path: Any) -> Any:
+    import zarr
+
+    if not isinstance(path, ObjectPath):
+        return zarr.open(store=zarr.storage.LocalStore(path, read_only=True), mode="r")
+    from patchloom.images.readers.zarr_objects import ReadObjects
+
+    return zarr.open(store=ReadObjects(path), path=path.opened_store()[1], mode="r")
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
+from patchloom.connections import is_object_url
 from patchloom.errors import SourceError
 from patchloom.images.image import Image
 from patchloom.images.registry import open_image
+from patchloom.images.remote import submit
+from patchloom.objects import AnyPath, ObjectPath
 
-__all__ = ["Entry", "OpenFile", "Source", "file_entry", "image_name", "is_zarr"]
+__all__ = ["Entry", "OpenFile", "Source", "absolute", "file_entries", "file_entry", "image_name", "is_zarr",
+           "open_ahead"]
 
+OPENED = 16
+"""Objects that are opened before their turn, at most."""
+AT_ONCE = 64
+"""Objects that are asked for before the first one has answered."""
 ZARR_MARKERS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
@@ -28,8 +38,8 @@ class Entry:
     open
         Opens the image; raises what `open_image` raises. Sources of ours give what can be pickled.
     identity
-        Changes when the image changes: ``size:mtime_ns`` of a file (of the metadata of a Zarr folder), shape, type and
-        checksum of an array in memory, ``missing`` where there is no file.
+        Changes when the image changes: ``size:mtime_ns`` of a file (of the metadata of a Zarr folder), ETag of an
+        object, shape, type and checksum of an array in memory, ``missing`` where there is no file.
     """
 
     name: str
@@ -44,12 +54,12 @@ class OpenFile:
     Parameters
     ----------
     path
-        Absolute path; if nothing is there, opening says so.
+        Absolute path or URL; if nothing is there, opening says so.
     axes
         Names that the user gives.
     """
 
-    path: str
+    path: str = field(repr=False)  # a URL may hold a password
     axes: str | None = None
 
     def __call__(self) -> Image:
@@ -74,7 +84,41 @@ class Source(Protocol):
         """What `from_spec` rebuilds the source from, as JSON can hold it; None where that is not possible."""
 
 
-def is_zarr(folder: Path) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """Opens an image that somebody began to open; again where that was taken."""
+
+    opens: OpenFile
+    begun: list[Future[Image]] = field(compare=False)
+
+    def __call__(self) -> Image:
+        try:
+            begun = self.begun.pop()
+        except IndexError:
+            return self.opens()
+        return begun.result()
+
+
+def open_ahead(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The same entries; those that are objects are opened by other threads, some of them before it is their turn.
+
+    Give it only entries that are going to be opened.
+    """
+    waiting: deque[Entry] = deque()
+    for entry in entries:
+        if isinstance(entry.open, OpenFile) and is_object_url(entry.open.path):
+            begun = submit(entry.open)
+            waiting.append(Entry(entry.name, _Opening(entry.open, [begun]), entry.identity))
+            if len(waiting) > OPENED:
+                yield waiting.popleft()
+        else:
+            while waiting:
+                yield waiting.popleft()
+            yield entry
+    yield from waiting
+
+
+def is_zarr(folder: AnyPath) -> bool:
     """Whether a folder is one image, whose files are not images of their own."""
     return folder.name.lower().endswith(".zarr") or any((folder / marker).is_file() for marker in ZARR_MARKERS)
 
@@ -100,8 +144,13 @@ def image_name(text: str) -> str:
     return str(path)
 
 
-def file_entry(name: str, path: Path, axes: str | None, found: os.stat_result | None = None) -> Entry:
-    """Entry of a file or Zarr folder.
+def absolute(text: str) -> str:
+    """A path that does not depend on where one is; a URL as it is."""
+    return text if is_object_url(text) else os.path.abspath(os.path.expanduser(text))
+
+
+def file_entry(name: str, path: AnyPath, axes: str | None, found: Any = None) -> Entry:
+    """Entry of a file, object or Zarr folder.
 
     Parameters
     ----------
@@ -110,12 +159,34 @@ def file_entry(name: str, path: Path, axes: str | None, found: os.stat_result | 
     path, axes
         As for `OpenFile`.
     found
-        Of the file, where it is known already.
+        What `stat` says of the file, where it is known already.
     """
-    return Entry(image_name(name), OpenFile(str(path), axes), _identity(path, found))
+    url = path.url if isinstance(path, ObjectPath) else str(path)
+    return Entry(image_name(name), OpenFile(url, axes), _identity(path, found))
 
 
-def _identity(path: Path, found: os.stat_result | None) -> str:
+def file_entries(named: Iterable[tuple[str, AnyPath]], axes: str | None) -> Iterator[Entry]:
+    """Entries of files by name, in their order; of those that are far away several are asked for at a time."""
+    waiting: deque[Future[Entry]] = deque()
+    for name, path in named:
+        if isinstance(path, ObjectPath):
+            waiting.append(submit(file_entry, name, path, axes))
+            if len(waiting) > AT_ONCE:
+                yield waiting.popleft().result()
+        else:
+            yield from _drained(waiting)
+            yield file_entry(name, path, axes)
+    yield from _drained(waiting)
+
+
+def _drained(waiting: deque[Future[Entry]]) -> Iterator[Entry]:
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _identity(path: AnyPath, found: Any) -> str:
+    if isinstance(path, ObjectPath):
+        return _version(path, found)
     try:
         if found is None:
             found = path.stat()
@@ -125,3 +196,17 @@ def _identity(path: Path, found: os.stat_result | None) -> str:
     except OSError:
         return "missing"
     return f"{found.st_size}:{found.st_mtime_ns}"
+
+
+def _version(path: ObjectPath, found: Any) -> str:
+    """Of an object, or of the metadata of a Zarr image."""
+    places = [path / marker for marker in ZARR_MARKERS] if path.name.lower().endswith(".zarr") else [path]
+    stats = [found or _asked(place) for place in places]
+    return "+".join(one.e_tag or f"{one.st_size}:{one.st_mtime_ns}" for one in stats if one is not None) or "missing"
+
+
+def _asked(path: ObjectPath) -> Any:
+    try:
+        return path.stat()
+    except OSError:
+        return None  # opening it says why

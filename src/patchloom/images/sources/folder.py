@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from patchloom.connections import is_object_url, took_apart
 from patchloom.errors import SourceError, SourceNotFoundError
-from patchloom.images.registry import is_image
+from patchloom.images.registry import has_known_suffix, is_image
 from patchloom.images.sources.entry import Entry, file_entry, is_zarr
+from patchloom.images.sources.prefix import objects_below
+from patchloom.objects import AnyPath, ObjectPath, as_path
 
 __all__ = ["FolderSource", "GlobSource", "has_magic"]
 
@@ -27,7 +30,7 @@ NO_IMAGES = frozenset({
 MAGIC = frozenset("*?[")
 Parts = tuple[str, ...]
 States = frozenset[int]
-Found = tuple[str, os.stat_result | None]
+Found = tuple[str, Any]
 
 
 def has_magic(text: str) -> bool:
@@ -41,12 +44,13 @@ class FolderSource:
 
     A file is an image if its suffix is one of an image format, or if a reader recognises its content. A Zarr folder is
     one image. Hidden files and folders, runs of patchloom, and other files are passed over. Symbolic links are
-    followed, unless they lead back to a folder that they are in.
+    followed, unless they lead back to a folder that they are in. Below a prefix of object storage suffixes alone
+    decide, and a Zarr image is what ends in ``.zarr``.
 
     Parameters
     ----------
     path
-        Absolute path of the folder.
+        Absolute path of the folder, or URL of a prefix.
     axes
         Names of the axes where the files do not say.
     """
@@ -56,7 +60,7 @@ class FolderSource:
 
     def __iter__(self) -> Iterator[Entry]:
         """Enumerate; see `Source`."""
-        root, empty = Path(self.path), True
+        root, empty = as_path(self.path), True
         for place, found in _walk(root, lambda place, folder: folder or _wanted(root / place)):
             empty = False
             yield file_entry(place, root / place, self.axes, found)
@@ -79,7 +83,7 @@ class GlobSource:
     Parameters
     ----------
     pattern
-        Absolute.
+        Absolute, or ``s3://…``.
     axes
         Names of the axes where the files do not say.
     """
@@ -90,7 +94,7 @@ class GlobSource:
     def __iter__(self) -> Iterator[Entry]:
         """Enumerate; see `Source`."""
         fixed, parts = _split(self.pattern)
-        if not fixed.is_dir():
+        if isinstance(fixed, Path) and not fixed.is_dir():
             raise SourceNotFoundError(f"{self.pattern}: there is no folder {fixed}", "correct the pattern")
         explicit = not has_magic(suffix := Path(parts[-1]).suffix) and bool(suffix)
         empty = True
@@ -115,11 +119,13 @@ class GlobSource:
         return {"kind": "glob", "pattern": self.pattern, "axes": self.axes}
 
 
-def _split(pattern: str) -> tuple[Path, Parts]:
+def _split(pattern: str) -> tuple[AnyPath, Parts]:
     """Fixed leading folder of a pattern, and the parts after it."""
-    parts = Path(pattern).parts
+    root, key = took_apart(pattern) if is_object_url(pattern) else ("", pattern)
+    parts = Path(key).parts
     first = next(i for i, part in enumerate(parts) if has_magic(part))
-    return Path(*parts[:first]), parts[first:]
+    fixed = Path(*parts[:first])
+    return as_path(f"{root}/{'/'.join(parts[:first])}") if root else fixed, parts[first:]
 
 
 def _states(parts: Parts, place: Parts) -> States:
@@ -150,12 +156,16 @@ def _with_empty(states: States, parts: Parts) -> States:
     return frozenset(found)
 
 
-def _wanted(path: Path) -> bool:
+def _wanted(path: AnyPath) -> bool:
+    if isinstance(path, ObjectPath):  # no look inside, which would be a request
+        return has_known_suffix(path)
     return path.suffix.lower() not in NO_IMAGES and is_image(path)
 
 
-def _walk(root: Path, wanted: Callable[[str, bool], bool], *, hidden: bool = False) -> Iterator[Found]:
+def _walk(root: AnyPath, wanted: Callable[[str, bool], bool], *, hidden: bool = False) -> Iterator[Found]:
     """Files and Zarr folders below `root`: path below it with ``/``, and what the system says of a file."""
+    if isinstance(root, ObjectPath):
+        return objects_below(root, wanted, hidden=hidden)
 
     def below(prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Found]:
         folder = root / prefix if prefix else root

@@ -12,21 +12,24 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from patchloom.connections import is_object_url, shown, took_apart
 from patchloom.errors import SourceError
 from patchloom.images.array import ArrayImage
-from patchloom.images.sources.entry import Entry, file_entry, image_name, is_zarr
+from patchloom.images.sources.entry import Entry, absolute, file_entries, file_entry, image_name, is_zarr
+from patchloom.images.sources.urls import given, kept
+from patchloom.objects import as_path
 
 __all__ = ["FileSource", "ListSource", "MappingSource"]
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """One file or Zarr folder, named by its own name.
+    """One file, object or Zarr folder, named by its own name.
 
     Parameters
     ----------
     path
-        Absolute.
+        Absolute, or a URL.
     axes
         Names of the axes where the file does not say.
     """
@@ -36,16 +39,17 @@ class FileSource:
 
     def __iter__(self) -> Iterator[Entry]:
         """Enumerate; see `Source`."""
-        yield file_entry(Path(self.path).name, Path(self.path), self.axes)
+        path = as_path(given(self.path))
+        yield file_entry(path.name, path, self.axes)
 
     def spec(self) -> Mapping[str, Any]:
         """See `Source.spec`."""
-        return {"kind": "file", "path": self.path, "axes": self.axes}
+        return {"kind": "file", "path": kept(self.path), "axes": self.axes}
 
 
 @dataclass(frozen=True)
 class ListSource:
-    """Files in the order given, named by their path below the folder that they have in common.
+    """Files and URLs in the order given, named by their path below the folder that they have in common.
 
     A file that is not there costs one image, not the run.
 
@@ -67,9 +71,9 @@ class ListSource:
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
-        for path in self.paths:
+        for path in map(shown, self.paths):
             if path in seen:
-                raise SourceError(f"{path}: is in the list twice", "give each image once")
+                raise SourceError(f"{path}: is in the list twice", "give each image once, or a name of its own")
             if os.path.isdir(path) and not is_zarr(Path(path)):
                 raise SourceError(
                     f"{path}: is a folder in a list of images", "give a folder alone, or a pattern, or files"
@@ -78,19 +82,19 @@ class ListSource:
 
     @cached_property
     def _folder(self) -> str:
-        return os.path.commonpath([os.path.dirname(path) for path in self.paths])
+        return os.path.commonpath([os.path.dirname(_place(path)) for path in self.paths])
 
     def __iter__(self) -> Iterator[Entry]:
         """Enumerate; see `Source`."""
         if not self.paths:
             raise SourceError("the list of images is empty", "give at least one image")
-        for path in self.paths:
-            name = Path(path).relative_to(self._folder).as_posix()
-            yield file_entry(name, Path(path), self.axes)
+        names = (Path(_place(path)).relative_to(self._folder).as_posix() for path in self.paths)
+        paths = (as_path(given(path)) for path in self.paths)
+        yield from file_entries(zip(names, paths, strict=True), self.axes)
 
     def spec(self) -> Mapping[str, Any]:
         """See `Source.spec`."""
-        return {"kind": "list", "paths": list(self.paths), "axes": self.axes}
+        return {"kind": "list", "paths": list(map(kept, self.paths)), "axes": self.axes}
 
 
 class MappingSource:
@@ -119,7 +123,7 @@ class MappingSource:
                 raise SourceError(f"two images are called {name!r}", "give each a name of its own")
             seen.add(name)
             if isinstance(value, (str, os.PathLike)):
-                yield file_entry(name, Path(os.path.abspath(os.fsdecode(value))), self.axes)
+                yield file_entry(name, as_path(given(absolute(os.fsdecode(value)))), self.axes)
             else:
                 yield Entry(name, partial(ArrayImage, value, self.axes, name), _array_identity(value))
 
@@ -129,8 +133,14 @@ class MappingSource:
         for key, value in self.images.items():
             if not isinstance(value, (str, os.PathLike)):
                 return None
-            paths[str(key)] = os.path.abspath(os.fsdecode(value))
+            paths[str(key)] = kept(absolute(os.fsdecode(value)))
         return {"kind": "mapping", "images": paths, "axes": self.axes}
+
+
+def _place(path: str) -> str:
+    """Where names come from: the path, or a URL without its scheme as if it were one."""
+    root, key = took_apart(path) if is_object_url(path) else ("", path)
+    return f"/{shown(root).partition('://')[2]}/{key}" if root else path
 
 
 def _array_identity(array: Any) -> str:

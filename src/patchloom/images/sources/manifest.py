@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from patchloom.connections import is_object_url, shown, took_apart, whole_url
 from patchloom.errors import SourceError
-from patchloom.images.sources.entry import Entry, file_entry, image_name
+from patchloom.images.sources.entry import Entry, file_entries, image_name
+from patchloom.images.sources.urls import given, kept
+from patchloom.objects import AnyPath, ObjectPath, as_path
 
 __all__ = ["SUFFIXES", "ManifestSource"]
 
@@ -18,6 +23,7 @@ SUFFIXES = (".csv", ".parquet")
 PATH_COLUMNS = ("image", "path", "file", "uri")
 NAME_COLUMN = "name"
 ROWS = 1024
+BUFFER = 1 << 20
 
 Row = tuple[str, str | None]
 
@@ -33,7 +39,7 @@ class ManifestSource:
     Parameters
     ----------
     path
-        Absolute path of the table.
+        Absolute path, or URL, of the table.
     axes
         Names of the axes where the files do not say.
     """
@@ -43,36 +49,53 @@ class ManifestSource:
 
     def __iter__(self) -> Iterator[Entry]:
         """Enumerate; see `Source`."""
-        folder = Path(self.path).parent
+        yield from file_entries(self._named(), self.axes)
+
+    def _named(self) -> Iterator[tuple[str, AnyPath]]:
+        folder = as_path(given(self.path)).parent
         seen: set[int] = set()  # of hashes: a tenth of the memory of a million names
         for number, (text, name) in enumerate(self._rows(), 1):
             if not text:
                 raise SourceError(f"{self.path}: row {number} names no image", "leave the row out")
-            path = Path(os.path.normpath(folder / os.path.expanduser(text)))
+            path = _path(text, folder)
             name = _checked(name or _name_below(path, folder), f"{self.path}: row {number}")
             if hash(name) in seen:
                 raise SourceError(f"{self.path}: row {number}: a second image is called {name!r}",
                                   "give each image once, or a column `name` of different names")
             seen.add(hash(name))
-            yield file_entry(name, path, self.axes)
+            yield name, path
         if not seen:
             raise SourceError(f"{self.path}: the manifest lists no images",
                               "give one path a row, below a line of headings")
 
     def _rows(self) -> Iterator[Row]:
         try:
-            yield from _parquet(self.path) if self.path.lower().endswith(".parquet") else _csv(self.path)
+            path = as_path(given(self.path))
+            yield from _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise SourceError(f"{self.path}: cannot be read as a table: {error}",
+            raise SourceError(f"{shown(self.path)}: cannot be read as a table: {error}",
                               "give a CSV (UTF-8) or Parquet file") from error
 
     def spec(self) -> Mapping[str, Any]:
         """See `Source.spec`."""
-        return {"kind": "manifest", "path": self.path, "axes": self.axes}
+        return {"kind": "manifest", "path": kept(self.path), "axes": self.axes}
 
 
-def _name_below(path: Path, folder: Path) -> str:
-    base = folder if path.is_relative_to(folder) else Path(path.anchor)
+def _path(text: str, folder: AnyPath) -> AnyPath:
+    """What a row names: a URL, an absolute path, or something below (or beside) the manifest."""
+    if is_object_url(text):
+        return as_path(text)
+    if isinstance(folder, ObjectPath) and not os.path.isabs(text):
+        root, key = took_apart(folder.url)
+        return as_path(whole_url(root, posixpath.normpath(posixpath.join("/", key, text)).strip("/")))
+    return Path(os.path.normpath(Path(str(folder)) / os.path.expanduser(text)))
+
+
+def _name_below(path: AnyPath, folder: AnyPath) -> str:
+    if isinstance(path, ObjectPath):
+        below = str(path).removeprefix(f"{folder}/")
+        return below if below != str(path) else below.partition("://")[2]
+    base = folder if isinstance(folder, Path) and path.is_relative_to(folder) else Path(path.anchor)
     return path.relative_to(base).as_posix()
 
 
@@ -91,8 +114,8 @@ def _columns(names: list[str]) -> tuple[int, int | None]:
     return path, name if name != path else None
 
 
-def _csv(path: str) -> Iterator[Row]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
+def _csv(path: AnyPath) -> Iterator[Row]:
+    with path.open("rb", BUFFER) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as file:
         rows = csv.reader(file)
         heading = next(rows, None)
         if not heading:
@@ -104,12 +127,12 @@ def _csv(path: str) -> Iterator[Row]:
                 yield row[at].strip() if at < len(row) else "", name
 
 
-def _parquet(path: str) -> Iterator[Row]:
+def _parquet(path: AnyPath) -> Iterator[Row]:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as table:
+        with path.open("rb") as file, parquet.ParquetFile(file) as table:
             names = table.schema_arrow.names
             at, named = _columns(names)
             wanted = [names[at]] if named is None else [names[at], names[named]]

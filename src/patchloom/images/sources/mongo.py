@@ -32,6 +32,8 @@ __all__ = ["MongoSource"]
 T = TypeVar("T")
 Document = Mapping[str, Any]
 
+WAIT = 3000
+"""Milliseconds that the driver waits for a server before we do."""
 PAGE = 1000
 NUMBERS = (int, float)
 
@@ -157,7 +159,7 @@ class MongoSource:
 
     def _entry(self, found: Document) -> Entry:
         key = found["key"]
-        name = row_name(key, self._what)
+        name = row_name(key)
         if isinstance(found.get("text"), str):
             return path_entry(name, found["text"], self.axes, root=self.root, base=os.getcwd())
         shown = f"{name} ({self.key} of {self.collection})"
@@ -246,7 +248,7 @@ def _connected(url: str) -> tuple[Any, Patience]:
         found = _clients.get((os.getpid(), url))
         if found is None:
             try:
-                client: Any = pymongo.MongoClient(url, serverSelectionTimeoutMS=3000)
+                client: Any = pymongo.MongoClient(url, serverSelectionTimeoutMS=WAIT)
             except (InvalidURI, ConfigurationError, ValueError) as error:
                 raise SourceError(f"the URL of the database cannot be understood: {_hidden(str(error), url)}",
                                   "mongodb://user@host/") from None

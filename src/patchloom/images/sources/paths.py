@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from patchloom.connections import shown
 from patchloom.images.sources.entry import Entry, OpenFile, file_entry
 from patchloom.images.sources.stored import Refused
 
@@ -45,9 +46,9 @@ def _url_entry(name: str, text: str, axes: str | None, root: str | None) -> Entr
     if root is not None:
         start = root.rstrip("/") + "/"
         text = text if "://" in text else start + text
-        if not text.startswith(start) or ".." in text[len(start) :].split("/"):
+        if not text.startswith(start) or ".." in unquote(text[len(start) :]).split("/"):
             return Entry(name, _outside(name, text, root), "refused")
-    return Entry(name, OpenFile(text, axes), f"url:{text}")
+    return Entry(name, OpenFile(text, axes), f"url:{shown(text)}")
 
 
 def _below(path: str, root: str) -> bool:
@@ -57,4 +58,4 @@ def _below(path: str, root: str) -> bool:
 
 
 def _outside(name: str, text: str, root: str) -> Refused:
-    return Refused(f"{name}: {text} is outside of {root}", "correct the row, or allow more with --root")
+    return Refused(f"{name}: {shown(text)} is outside of {shown(root)}", "correct the row, or allow more with --root")

@@ -113,7 +113,7 @@ class SQLSource:
             return found
 
     def _entry(self, rows: Rows, key: Any, text: Any, size: int | None, tail: Any) -> Entry:
-        name = row_name(key, rows.what)
+        name = row_name(key)
         if isinstance(text, str):
             return path_entry(name, text, self.axes, root=self.root, base=rows.database.folder)
         shown = f"{name} ({rows.key} of {self.table or 'the query'})"

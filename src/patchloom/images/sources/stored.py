@@ -8,10 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from patchloom.errors import ImageError, SourceError, UnreadableImageError
+from patchloom.errors import ImageError, UnreadableImageError
 from patchloom.images.encoded import open_bytes
 from patchloom.images.image import Image
-from patchloom.images.sources.entry import Entry
+from patchloom.images.sources.entry import Entry, open_ahead
 
 __all__ = ["Blobs", "OpenStored", "Refused", "fetch_ahead", "row_name"]
 
@@ -110,35 +110,26 @@ class _Fetched:
         return self.image.opened(self.group.result())
 
 
-def row_name(key: Any, where: str) -> str:
-    r"""Name of the image of a row; bytes are written as hexadecimal digits.
-
-    Raises
-    ------
-    SourceError
-        If the key is no plain relative path; `where` says whose key it is.
+def row_name(key: Any) -> str:
+    r"""Name of the image of a row: its key as text, whatever that is; bytes are written as hexadecimal digits.
 
     Examples
     --------
-    >>> row_name(17, "table photos"), row_name(b"\x01\xff", "table photos")
-    ('17', '01ff')
+    >>> row_name(17), row_name("/data/../a.tif"), row_name(b"\x01\xff")
+    ('17', '/data/../a.tif', '01ff')
     """
-    name = bytes(key).hex() if isinstance(key, (bytes, memoryview)) else str(key)
-    if "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
-        raise SourceError(f"{where}: the key {name!r} cannot be the name of an image",
-                          "choose a key of numbers, words or relative paths")
-    return name
+    return bytes(key).hex() if isinstance(key, (bytes, memoryview)) else str(key)
 
 
 def fetch_ahead(entries: Iterable[Entry]) -> Iterator[Entry]:
     """The same entries, whose bytes are fetched by other threads some groups before they are opened.
 
-    Give it only entries that are going to be opened. At most `GROUPS` + 1 groups of `BYTES` are held; entries of files
-    are passed on as they are.
+    Give it only entries that are going to be opened. At most `GROUPS` + 1 groups of `BYTES` are held. Objects are
+    opened ahead, too (`open_ahead`); entries of files are passed on as they are.
     """
     with ThreadPoolExecutor(GROUPS, "patchloom-fetch") as pool:
         waiting: deque[list[Entry]] = deque()
-        for group in _groups(entries):
+        for group in _groups(open_ahead(entries)):
             waiting.append(_submitted(group, pool))
             if len(waiting) > GROUPS:
                 yield from waiting.popleft()

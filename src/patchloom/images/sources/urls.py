@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from patchloom.errors import UsageError
+from patchloom.connections import shown
+from patchloom.errors import SourceError, UsageError
 from patchloom.images.sources.entry import Source
+from patchloom.images.sources.patience import ENVIRONMENT
 
-__all__ = ["SQL_DRIVERS", "database_source", "is_database_url", "is_mongo_url", "is_sql_url", "without_secrets"]
+__all__ = [
+    "SQL_DRIVERS",
+    "database_source",
+    "given",
+    "is_database_url",
+    "is_mongo_url",
+    "is_sql_url",
+    "kept",
+    "without_secrets",
+]
 
 SQL_DRIVERS = {
     "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql",
     "mariadb": "mariadb+pymysql", "sqlite": "sqlite",
 }  # fmt: skip
 MONGO = ("mongodb", "mongodb+srv")
+LEFT_OUT = "?…"
+"""Stands in a URL that a run keeps for what it does not keep."""
 
 
 def is_sql_url(text: str) -> bool:
@@ -42,8 +56,37 @@ def is_database_url(text: str) -> bool:
     return is_sql_url(text) or is_mongo_url(text)
 
 
+def kept(url: str) -> str:
+    """A URL as a run keeps it: without what gives access, and marked if there was any; any other text as it is.
+
+    Examples
+    --------
+    >>> kept("https://me:secret@host/a.tif"), kept("s3://bucket/a.tif")
+    ('https://host/a.tif?…', 's3://bucket/a.tif')
+    """
+    plain = shown(url)
+    return url if url in (plain, plain + LEFT_OUT) else plain + LEFT_OUT
+
+
+def given(url: str) -> str:
+    """A URL that a run kept, with what gives access again.
+
+    Raises
+    ------
+    SourceError
+        If that was not kept, and is not in the environment either.
+    """
+    if not url.endswith(LEFT_OUT):
+        return url
+    plain, again = url.removesuffix(LEFT_OUT), os.environ.get(ENVIRONMENT, "")
+    if shown(again) == plain:
+        return again
+    raise SourceError(f"{plain}: was given with a password or query, which is not kept",
+                      f"give it to `patchloom predict` again, which goes on with the run, or in {ENVIRONMENT}")
+
+
 def without_secrets(text: str) -> str:
-    """The URL of a database as it may be shown and kept; any other text as it is.
+    """The URL of a database or object as it may be shown and kept; any other text as it is.
 
     Examples
     --------
@@ -51,7 +94,7 @@ def without_secrets(text: str) -> str:
     'mongodb://me@host/lab?w=1'
     """
     if not is_database_url(text):
-        return text
+        return shown(text)
     bare = re.sub(r"^([\w+.-]+://[^:/@]*):[^@]*@", r"\1@", text)
     return re.sub(r"(?i)([?&])[^&=]*pass[^&=]*=[^&]*&?", r"\1", bare).rstrip("?&")
 

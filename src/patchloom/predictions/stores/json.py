@@ -11,6 +11,8 @@ as a whole. Its first lines say what it is of; after that comes one line a patch
     {"y": 0, "x": 64, "row": 0, "col": 1, "height": 64, "width": 64, "predictions": {"probabilities": null}}
     ]}
 
+An image with maps has ``"maps": {"<head>": "<path or URL>"}``, too, in a line in front of its patches.
+
 A prediction is an object of scores where it has classes, else a list or a number; null where the patch was skipped.
 Numbers that JSON does not know are the texts ``NaN``, ``Infinity`` and ``-Infinity``. Floats have as many digits as their
 dtype needs.
@@ -42,7 +44,8 @@ from patchloom.models.model import Head
 from patchloom.predictions.files import PARTIAL, flush, write_file
 from patchloom.predictions.layout import file_name
 from patchloom.predictions.patches import UnitRows, score_columns
-from patchloom.predictions.stores.rows import collected, keys_of, skipped_of
+from patchloom.predictions.stores.json_lines import find_line
+from patchloom.predictions.stores.rows import WORDS, collected, keys_of, skipped_of
 from patchloom.predictions.stores.store import StoredRows, StoredRun
 
 __all__ = ["JsonStore"]
@@ -52,7 +55,7 @@ OWNER = "%run.json"
 """Says whose files are in the folder itself; no image has a file of that name, since ``%`` is escaped in names."""
 CACHED = 8
 """Images whose files are kept decoded."""
-WORDS = {"Z": ("slab", "depth"), "Y": ("row", "height"), "X": ("col", "width")}
+ENCODER = json.JSONEncoder(separators=(", ", ": "), check_circular=False)
 Key = tuple[int, ...]
 Line = dict[str, Any]
 
@@ -92,7 +95,7 @@ class JsonStore:
 
     def get(self, head: str, image: str, axes: str, key: tuple[int, ...]) -> Any | None:
         """As `PredictionStore.get`."""
-        line = self._read(image).lines.get(tuple(key))
+        line = self._line(self._path(image), tuple(key))
         found = None if line is None else line["predictions"].get(head)
         return None if found is None else _value(self._run.head(head), found)
 
@@ -110,6 +113,17 @@ class JsonStore:
         """As `PredictionStore.count`; of the whole run it reads every file."""
         paths = [self._path(image)] if image is not None else self._files()
         return sum(sum(head in line["predictions"] for line in self._load(path).lines.values()) for path in paths)
+
+    def link(self, images: Mapping[str, Mapping[str, str]]) -> None:
+        """As `PredictionStore.link`."""
+        for image, maps in images.items():
+            with self._changing(image) as path:
+                found = self._load(path)
+                self._fold(path, _Image(image, found.axes, found.lines, dict(maps)))
+
+    def maps(self, image: str) -> dict[str, str]:
+        """As `PredictionStore.maps`."""
+        return dict(self._read(image).maps)
 
     def delete(self, image: str | None = None) -> None:
         """As `PredictionStore.delete`."""
@@ -133,20 +147,26 @@ class JsonStore:
         self._writes = False
 
     def _put_image(self, image: str, axes: str, lines: dict[Key, Line]) -> None:
+        with self._changing(image) as path:
+            if _axes(path) == axes:
+                text = b"".join(_encoded([list(key), line]) + b"\n" for key, line in lines.items())
+                if _size(_log(path)) + len(text) < _size(path):
+                    _append(_log(path), text)
+                    return
+            there = self._load(path)
+            found = _Image(image, axes, dict(there.lines), there.maps)
+            for key, line in lines.items():
+                found.take(key, line)
+            self._fold(path, found)
+
+    @contextlib.contextmanager
+    def _changing(self, image: str) -> Iterator[Path]:
+        """Path of an image's file, which nobody else writes meanwhile."""
         path = self._path(image, make=True)
         self._writes = True
         try:
             with self._alone(path, make=True):
-                text = b"".join(_encoded([list(key), line]) + b"\n" for key, line in lines.items())
-                logged = _size(_log(path)) + len(text)
-                if path.exists() and logged < _size(path):
-                    _append(_log(path), text)
-                    return
-                found = self._load(path) if path.exists() or _log(path).exists() else _Image(image, axes, {})
-                found = _Image(image, axes, dict(found.lines))
-                for key, line in lines.items():
-                    found.take(key, line)
-                self._fold(path, found)
+                yield path
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror or error}", "make room, or change its permissions") from error
 
@@ -157,6 +177,12 @@ class JsonStore:
 
     def _read(self, image: str) -> _Image:
         return self._load(self._path(image))
+
+    def _line(self, path: Path, key: Key) -> Line | None:
+        if path not in self._cache and not _log(path).exists():
+            with contextlib.suppress(ValueError, KeyError, TypeError, OSError):  # reading the file says what is wrong
+                return find_line(path, self._run.id, key)
+        return self._load(path).lines.get(key)
 
     def _load(self, path: Path) -> _Image:
         version = _version(path), _version(_log(path))
@@ -226,8 +252,8 @@ class JsonStore:
 class _Image:
     """What the file and the log of an image say."""
 
-    def __init__(self, name: str, axes: str, lines: dict[Key, Line]) -> None:
-        self.name, self.axes, self.lines = name, axes, lines
+    def __init__(self, name: str, axes: str, lines: dict[Key, Line], maps: Mapping[str, str] | None = None) -> None:
+        self.name, self.axes, self.lines, self.maps = name, axes, lines, maps or {}
 
     def take(self, key: Key, line: Line) -> None:
         """Put a line in the place of one that is there; heads that it does not mention stay."""
@@ -241,7 +267,9 @@ class _Image:
                  for head in run.heads}
         about = {"format": FORMAT, "run": run.id, "image": self.name, "axes": self.axes}
         lines = b",\n".join(_encoded(self.lines[key]) for key in sorted(self.lines))
-        return _encoded(about)[:-1] + b',\n "heads": ' + _encoded(heads) + b',\n "patches": [\n' + lines + b"\n]}\n"
+        maps = b',\n "maps": ' + _encoded(self.maps) if self.maps else b""
+        return b"".join([_encoded(about)[:-1], b',\n "heads": ', _encoded(heads), maps,
+                         b',\n "patches": [\n', lines, b"\n]}\n"])
 
 
 def _decoded(path: Path, run: str) -> _Image:
@@ -255,7 +283,7 @@ def _decoded(path: Path, run: str) -> _Image:
                 return image
             axes = document["axes"].lower()
             lines = {tuple(line[axis] for axis in axes): line for line in document["patches"]}
-            image = _Image(document["image"], document["axes"], lines)
+            image = _Image(document["image"], document["axes"], lines, document.get("maps"))
         for text in logged.splitlines():
             with contextlib.suppress(json.JSONDecodeError):  # a crash leaves a torn line, of which nothing was promised
                 key, line = json.loads(text)
@@ -301,7 +329,15 @@ def _value(head: Head, found: Any) -> Any:
 
 
 def _encoded(value: Any) -> bytes:
-    return json.dumps(value, separators=(", ", ": ")).encode("ascii")
+    return ENCODER.encode(value).encode("ascii")
+
+
+def _axes(path: Path) -> str | None:
+    """Axes of the keys in a file; None where there is no file, or a damaged one."""
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError), path.open("rb") as file:
+        axes: str = json.loads(file.readline().rstrip(b",\n") + b"}")["axes"]
+        return axes
+    return None
 
 
 def _append(path: Path, text: bytes) -> None:

@@ -4,11 +4,13 @@ Fields: ``run``, ``head``, ``image`` (readable) and ``image_key`` (a digest of t
 ``y``, ``x``, ``slab``, ``row``, ``col``, ``depth``, ``height``, ``width``, ``skipped``; then ``scores``, a document of
 numbers named after the classes, or ``value``, the prediction as bytes (little-endian, C order), with ``dtype`` and
 ``shape``. ``_id`` is made of run, head, image and origin: writing a patch twice is writing it once.
+``patchloom_maps`` has one document an image with ``run``, ``image``, ``image_key`` and ``maps``, a list of ``head`` and
+``location``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +21,7 @@ from patchloom.models.model import Head
 from patchloom.predictions.patches import UnitRows
 from patchloom.predictions.stores.rows import (
     AXES,
+    WORDS,
     collected,
     coordinates,
     digest,
@@ -35,7 +38,7 @@ from patchloom.predictions.stores.url import with_password
 
 try:
     import pymongo
-    from pymongo import errors
+    from pymongo import WriteConcern, errors
 except ImportError as error:
     raise MissingExtraError.of("pymongo", "mongodb", "a store in MongoDB") from error
 
@@ -43,15 +46,16 @@ __all__ = ["MongoStore"]
 
 BATCH = 2000
 """Documents of a command."""
-COLLECTION = "patchloom_predictions"
+COLLECTION, MAPS = "patchloom_predictions", "patchloom_maps"
 WAIT = 3000
 """Milliseconds that the driver waits for a server before we do."""
 ORDER = ("run", "head", "image_key", *AXES.lower())
-PLACES = {"Z": ("slab", "depth"), "Y": ("row", "height"), "X": ("col", "width")}
+ASKED = (*AXES.lower(), "skipped", "scores", "value")
+"""Fields that a prediction is made of."""
 
 
 class MongoStore:
-    """A run's predictions in MongoDB.
+    """A run's predictions in MongoDB; what is put is in the server's journal, unless the URL says ``journal=false``.
 
     Parameters
     ----------
@@ -67,8 +71,12 @@ class MongoStore:
         self._server = Server(url, _trouble)
         try:
             self._client: Any = pymongo.MongoClient(url, serverSelectionTimeoutMS=WAIT, connectTimeoutMS=WAIT)
-            self._documents = self._client.get_default_database("patchloom")[COLLECTION]
-        except (errors.InvalidURI, errors.ConfigurationError, ValueError):
+            concern = WriteConcern(**{"j": True, **self._client.write_concern.document})
+            database = self._client.get_default_database("patchloom", write_concern=concern)
+            self._documents, self._maps = database[COLLECTION], database[MAPS]
+        except (errors.InvalidURI, errors.ConfigurationError, ValueError) as error:
+            if "password is required" in str(error):  # of the user whom a run's URL names
+                raise self._server.error(error, "password") from None
             raise StoreError("the store's URL cannot be understood", "mongodb://host:27017/name") from None
         self._names = {head.name: score_names(head, ()) for head in run.heads if has_columns(head) and _exact(head)}
         try:
@@ -79,16 +87,13 @@ class MongoStore:
 
     def put(self, axes: str, rows: Mapping[str, Sequence[UnitRows]]) -> None:
         """As `PredictionStore.put`."""
-        writes = [pymongo.ReplaceOne({"_id": document["_id"]}, document, upsert=True)
-                  for name, parts in rows.items() for part in parts for document in self._made(name, axes, part)]
-        for first in range(0, len(writes), BATCH):
-            here = writes[first : first + BATCH]
-            self._server(partial(self._documents.bulk_write, here, ordered=False))
+        self._replace(self._documents, (
+            document for name, parts in rows.items() for part in parts for document in self._made(name, axes, part)))
 
     def get(self, head: str, image: str, axes: str, key: tuple[int, ...]) -> Any | None:
         """As `PredictionStore.get`."""
         wanted = {"_id": self._id(head, digest(image), coordinates(axes, key))}
-        found = self._server(lambda: self._documents.find_one(wanted))
+        found = self._server(lambda: self._documents.find_one(wanted, ASKED))
         return None if found is None else self._value(head, found)
 
     def rows(self, head: str, image: str, axes: str) -> Iterator[StoredRows]:
@@ -110,8 +115,23 @@ class MongoStore:
         wanted = self._of(image) | {"head": head}
         return int(self._server(lambda: self._documents.count_documents(wanted)))
 
+    def link(self, images: Mapping[str, Mapping[str, str]]) -> None:
+        """As `PredictionStore.link`."""
+        self._replace(self._maps, (
+            {"_id": f"{self._run.id}/{digest(image)}", "run": self._run.id, "image": printable(image),
+             "image_key": digest(image),
+             "maps": [{"head": head, "location": printable(location)} for head, location in maps.items()]}
+            for image, maps in images.items()))
+
+    def maps(self, image: str) -> dict[str, str]:
+        """As `PredictionStore.maps`."""
+        found = self._server(lambda: self._maps.find_one({"_id": f"{self._run.id}/{digest(image)}"}))
+        return {} if found is None else {each["head"]: each["location"] for each in found["maps"]}
+
     def delete(self, image: str | None = None) -> None:
         """As `PredictionStore.delete`."""
+        linked = self._of(None) if image is None else {"_id": f"{self._run.id}/{digest(image)}"}
+        self._server(lambda: self._maps.delete_many(linked))
         for head in self._run.heads:  # the index begins with run and head
             wanted = self._of(image) | {"head": head.name}
             self._server(partial(self._documents.delete_many, wanted))
@@ -120,8 +140,15 @@ class MongoStore:
         """As `PredictionStore.close`."""
         self._client.close()
 
+    def _replace(self, collection: Any, documents: Iterable[dict[str, Any]]) -> None:
+        """Put documents, each in place of that with the same ``_id``."""
+        writes = [pymongo.ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents]
+        for first in range(0, len(writes), BATCH):
+            here = writes[first : first + BATCH]
+            self._server(partial(collection.bulk_write, here, ordered=False))
+
     def _page(self, wanted: Mapping[str, Any], order: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-        return list(self._documents.find(wanted).sort(order).limit(BATCH))
+        return list(self._documents.find(wanted, ASKED).sort(order).limit(BATCH))
 
     def _of(self, image: str | None) -> dict[str, Any]:
         return {"run": self._run.id} | ({} if image is None else {"image_key": digest(image)})
@@ -135,7 +162,7 @@ class MongoStore:
         little = np.ascontiguousarray(rows.values, head.dtype.newbyteorder("<"))
         about = {"run": self._run.id, "head": name, "image": printable(rows.image), "image_key": image_key}
         spatial = axes[len(rows.loops) :]
-        words = [PLACES[axis][i] for i in (0, 1) for axis in spatial]
+        words = [WORDS[axis][i] for i in (0, 1) for axis in spatial]
         sizes = np.concatenate([rows.places, rows.shapes], axis=1).tolist()
         for key, numbers, value, skipped in zip(
             keys_of(rows).tolist(), sizes, little, skipped_of(rows).tolist(), strict=True

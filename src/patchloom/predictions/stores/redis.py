@@ -1,9 +1,10 @@
 """Predictions in Redis: a hash for each image and head.
 
 Keys, all beginning with ``patchloom:<run>:``: ``heads`` is a hash of head -> JSON of its dtype, shape and classes;
-``images`` is a set of names; ``<head>:<image>`` is a hash. Its fields are origins, big-endian int32 numbers one after
-the other (loop axes first): ``struct.pack(">2i", y, x)``. Its values are predictions, little-endian in C order, or
-empty where the patch was skipped.
+``images`` is a set of names; ``maps`` is a hash of image -> JSON of where its maps are, by head;
+``<head>:<image>`` is a hash. Its fields are origins, big-endian int32 numbers one after the other (loop axes first):
+``struct.pack(">2i", y, x)``. Its values are predictions, little-endian in C order, or empty where the patch was
+skipped.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from patchloom.errors import MissingExtraError, StoreError
 from patchloom.predictions.patches import UnitRows
-from patchloom.predictions.stores.rows import collected, keys_of, skipped_of
+from patchloom.predictions.stores.rows import keys_of, skipped_of, unpacked
 from patchloom.predictions.stores.server import Server, Trouble
 from patchloom.predictions.stores.store import StoredRows, StoredRun
 from patchloom.predictions.stores.url import with_password
@@ -91,8 +92,11 @@ class RedisStore:
             here = keys[first : first + BATCH]
             fields = [struct.pack(f">{len(axes)}i", *key) for key in here]
             packed = self._server(partial(self._client.hmget, name, fields))
-            found = [(key, self._unpacked(head, one)) for key, one in zip(here, packed, strict=True) if one is not None]
-            yield from collected(self._run.head(head), found, len(axes))
+            found = [(key, one) for key, one in zip(here, packed, strict=True) if one is not None]
+            if found:  # else somebody has removed them meanwhile
+                texts = [one for _, one in found]
+                yield StoredRows(np.asarray([key for key, _ in found], np.int64),
+                                 unpacked(self._run.head(head), texts), np.asarray([not one for one in texts]))
 
     def count(self, head: str, image: str | None = None) -> int:
         """As `PredictionStore.count`."""
@@ -100,13 +104,25 @@ class RedisStore:
             return int(self._server(lambda: self._client.hlen(self._key(head, image))))
         return sum(sum(self._server(partial(self._lengths, head, names))) for names in self._image_pages())
 
+    def link(self, images: Mapping[str, Mapping[str, str]]) -> None:
+        """As `PredictionStore.link`."""
+        fields = {_name(image): json.dumps(dict(maps)) for image, maps in images.items()}
+        if fields:
+            self._server(lambda: self._client.hset(self._prefix + b"maps", mapping=fields))
+
+    def maps(self, image: str) -> dict[str, str]:
+        """As `PredictionStore.maps`."""
+        found = self._server(lambda: self._client.hget(self._prefix + b"maps", _name(image)))
+        return {} if found is None else dict(json.loads(found))
+
     def delete(self, image: str | None = None) -> None:
         """As `PredictionStore.delete`."""
         names = [_name(image)] if image is not None else None
         for page in [names] if names is not None else self._image_pages():
             self._server(partial(self._remove, page))
         if image is None:
-            self._server(lambda: self._client.delete(self._prefix + b"images", self._prefix + b"heads"))
+            rest = [self._prefix + name for name in (b"images", b"heads", b"maps")]
+            self._server(lambda: self._client.delete(*rest))
 
     def close(self) -> None:
         """As `PredictionStore.close`."""
@@ -123,6 +139,7 @@ class RedisStore:
                 for head in self._run.heads:
                     pipeline.unlink(self._hash(head.name, name))
             pipeline.srem(self._prefix + b"images", *names)
+            pipeline.hdel(self._prefix + b"maps", *names)
             pipeline.execute()
 
     def _lengths(self, head: str, names: Sequence[bytes]) -> list[int]:
@@ -150,8 +167,7 @@ class RedisStore:
     def _unpacked(self, head: str, packed: Any) -> Any | None:
         if not packed:
             return None
-        about = self._run.head(head)
-        return np.frombuffer(packed, self._dtypes[head]).astype(about.dtype).reshape(about.shape)[()]
+        return unpacked(self._run.head(head), [packed])[0]
 
 
 def _fields(rows: UnitRows) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,11 +15,13 @@ from patchloom.models.model import Head
 from patchloom.predictions.patches import UnitRows, score_columns
 from patchloom.predictions.stores.store import StoredRows
 
-__all__ = ["AXES", "collected", "coordinates", "digest", "has_columns", "key_of", "keys_of", "printable", "score_names",
-           "skipped_of"]
+__all__ = ["AXES", "WORDS", "collected", "coordinates", "digest", "has_columns", "key_of", "keys_of", "printable",
+           "score_names", "skipped_of", "unpacked"]
 
 AXES = "STZYX"
 """Columns of a key in tables; those that an image does not have are 0."""
+WORDS = {"Z": ("slab", "depth"), "Y": ("row", "height"), "X": ("col", "width")}
+"""For each spatial axis, what the place of a patch on its grid is called, and its size in pixels."""
 MOST_COLUMNS = 500
 """Scores that become columns or fields of their own; more are one array."""
 MEANT = frozenset(".$`\"\\%:?")
@@ -119,3 +122,10 @@ def collected(head: Head, found: Sequence[tuple[tuple[int, ...], Any]], width: i
             if value is not None:
                 values[i] = value
         yield StoredRows(keys, values, np.asarray([value is None for _, value in found], np.bool_))
+
+
+def unpacked(head: Head, packed: Sequence[bytes]) -> NDArray[Any]:
+    """Predictions out of their bytes, ``(n, …)``; zero where these are none, since the patch was skipped."""
+    nothing = bytes(head.dtype.itemsize * math.prod(head.shape))
+    joined = b"".join(one or nothing for one in packed)
+    return np.frombuffer(joined, head.dtype.newbyteorder("<")).astype(head.dtype).reshape(len(packed), *head.shape)

@@ -55,14 +55,15 @@ class Server:
                 if trouble is None:
                     raise
                 if trouble in ("password", "other") or time.monotonic() + delay > end:
-                    raise self._error(error, trouble) from None
+                    raise self.error(error, trouble) from None
             else:
                 self._reached = True
                 return result
             time.sleep(delay)
             delay = min(2 * delay, 2.0)
 
-    def _error(self, error: Exception, trouble: Trouble) -> StoreError:
+    def error(self, error: Exception, trouble: Trouble) -> StoreError:
+        """What a driver's error is to the user, without anything secret."""
         reason = " ".join(str(getattr(error, "orig", None) or error).split())[:300] or type(error).__name__
         for secret in self._secrets:
             reason = reason.replace(secret, "***")

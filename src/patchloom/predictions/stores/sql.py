@@ -1,44 +1,30 @@
 """Predictions in an SQL database: SQLite, PostgreSQL, MySQL or MariaDB; one row a patch.
 
-Each head has a table, ``patchloom_<head>_<digest of its columns>``; ``patchloom_heads`` says which runs are in which.
+Each head has a table, ``patchloom_<head>_<digest of its columns>``; ``patchloom_heads`` says which runs are in which,
+``patchloom_maps`` where maps are (``run``, ``image``, ``head``, ``location``).
 Columns: ``run``; ``image`` (readable: what is no text is escaped) and ``image_key`` (a digest of the name, exact);
 ``loops`` (axes of the key that are no pixels), ``s``, ``t``, ``z``, ``y``, ``x``; ``slab``, ``row``, ``col``,
 ``depth``, ``height``, ``width``; ``skipped``; then the scores, as numbers that SQL can filter on: NULL where the patch
-was skipped, and where a score is no finite number. What a column cannot hold exactly (NaN, infinities, integers of 64
-bits without a sign) is in ``exact``, the whole prediction as bytes. An embedding is one binary column, ``prediction``,
-with ``dtype`` and ``shape`` beside it; bytes are little-endian, in C order.
+was skipped, and where a score is no finite number. What a column cannot hold exactly (NaN, infinities, -0, integers of
+64 bits without a sign) is in ``exact``, the whole prediction as bytes. An embedding is one binary column,
+``prediction``, with ``dtype`` and ``shape`` beside it; bytes are little-endian, in C order.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from patchloom.errors import MissingExtraError, StoreError
-from patchloom.models.model import Head
 from patchloom.predictions.patches import UnitRows
-from patchloom.predictions.stores.rows import (
-    AXES,
-    digest,
-    has_columns,
-    key_of,
-    keys_of,
-    printable,
-    score_names,
-    skipped_of,
-)
+from patchloom.predictions.stores.rows import AXES, digest, printable
 from patchloom.predictions.stores.server import Server, Trouble
 from patchloom.predictions.stores.store import StoredRows, StoredRun
 from patchloom.predictions.stores.url import scheme_of, with_password
 
 try:
     import sqlalchemy as sa
-    from sqlalchemy.dialects import mysql, postgresql, sqlite
     from sqlalchemy.exc import (
         ArgumentError,
         DBAPIError,
@@ -48,6 +34,9 @@ try:
         OperationalError,
         ProgrammingError,
     )
+
+    from patchloom.predictions.stores.sql_table import HeadTable, heads_table, maps_table
+    from patchloom.predictions.stores.sql_write import upsert, write_rows
 except ImportError as error:
     raise MissingExtraError.of("sqlalchemy", "sql", "a store in an SQL database") from error
 
@@ -56,11 +45,8 @@ __all__ = ["SqlStore"]
 DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql",
            "mariadb": "mariadb+pymysql", "sqlite": "sqlite"}
 EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
-PLACES = ("slab", "row", "col", "depth", "height", "width")
-OWN = ("run", "image", "image_key", "loops", *AXES.lower(), *PLACES, "skipped", "exact", "dtype", "shape")
-KEY = ("run", "image_key", *AXES.lower())
-BATCH = 2000
-"""Rows of a statement."""
+PAGE = 4096
+"""Rows that are read at once."""
 AWAY = (
     "connection refused", "connection reset", "broken pipe", "server closed the connection", "terminating connection",
     "starting up", "shutting down", "recovery mode", "not yet accepting", "too many", "lost connection", "gone away",
@@ -88,56 +74,46 @@ class SqlStore:
         url = with_password(url)
         self._server = Server(url, _trouble)
         self._engine = _engine(url, self._server.shown)
+        self._reader = _engine(url, self._server.shown, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
         self._metadata = sa.MetaData()
-        self._heads = _heads_table(self._metadata)
-        self._tables = {head.name: _HeadTable(head, self._metadata) for head in run.heads}
+        is_mysql = self._engine.dialect.name in ("mysql", "mariadb")
+        self._heads, self._maps = heads_table(self._metadata), maps_table(self._metadata)
+        self._tables = {head.name: HeadTable(head, self._metadata, is_mysql=is_mysql) for head in run.heads}
         self._made = False
         self._server(lambda: self._engine.connect().close())
 
     def put(self, axes: str, rows: Mapping[str, Sequence[UnitRows]]) -> None:
         """As `PredictionStore.put`: one transaction."""
-        records = {name: [record for part in parts for record in self._tables[name].records(self._run.id, axes, part)]
-                   for name, parts in rows.items()}
-        for found in records.values():
-            found.sort(key=lambda record: tuple(record[column] for column in KEY))
+        found = {name: [(self._tables[name].columns(self._run.id, axes, part), len(part.values))
+                        for part in sorted(parts, key=lambda part: digest(part.image))]  # who locks in order waits less
+                 for name, parts in rows.items()}
 
         def write() -> None:
             self._make_tables()
             with self._engine.begin() as connection:
-                for name, found in records.items():
-                    upsert = _upsert(self._tables[name].table, self._engine.dialect.name)
-                    for first in range(0, len(found), BATCH):
-                        connection.execute(upsert, found[first : first + BATCH])
+                for name, parts in found.items():
+                    write_rows(connection, self._tables[name].table, parts)
 
         self._server(write)
 
     def get(self, head: str, image: str, axes: str, key: tuple[int, ...]) -> Any | None:
         """As `PredictionStore.get`."""
         found = self._tables[head]
-        values = dict(zip(axes.lower(), key, strict=True))
-        query = found.query(self._run.id, image).where(
-            *(found.table.c[axis] == int(values.get(axis, 0)) for axis in AXES.lower()))
-        rows = self._read(query)
-        if not rows or rows[0][0]:
-            return None
-        return found.values(rows)[0]
+        place = dict.fromkeys(AXES.lower(), 0) | {axis: int(n) for axis, n in zip(axes.lower(), key, strict=True)}
+        rows = self._read(found.one, run=self._run.id, image_key=digest(image), **place)
+        return found.values(rows)[0] if rows and not rows[0][0] else None
 
     def rows(self, head: str, image: str, axes: str) -> Iterator[StoredRows]:
         """As `PredictionStore.rows`: pages of the primary key."""
         found = self._tables[head]
-        columns = [found.table.c[axis] for axis in AXES.lower()]
-        query = found.query(self._run.id, image).add_columns(*columns).order_by(*columns).limit(BATCH)
-        last: tuple[int, ...] | None = None
-        while True:
-            after = [] if last is None else [_after(columns, last)]
-            rows = self._read(query.where(*after))
-            if rows:
-                places = [tuple(row[-len(AXES) :]) for row in rows]
-                keys = np.asarray([key_of(axes, place) for place in places], np.int64).reshape(len(rows), len(axes))
-                yield StoredRows(keys, found.values(rows), np.asarray([bool(row[0]) for row in rows]))
-                last = places[-1]
-            if len(rows) < BATCH:
+        about = {"run": self._run.id, "image_key": digest(image), "limit": PAGE}
+        rows = self._read(found.some, **about)
+        while rows:
+            yield found.stored(rows, axes)
+            if len(rows) < PAGE:
                 return
+            last = dict(zip(AXES.lower(), rows[-1][-len(AXES) :], strict=True))
+            rows = self._read(found.more, **about, **last)
 
     def count(self, head: str, image: str | None = None) -> int:
         """As `PredictionStore.count`."""
@@ -145,14 +121,34 @@ class SqlStore:
         query = sa.select(sa.func.count()).select_from(table).where(*_of(table, self._run.id, image))
         return int(self._read(query)[0][0])
 
+    def link(self, images: Mapping[str, Mapping[str, str]]) -> None:
+        """As `PredictionStore.link`: one transaction."""
+        rows = [{"run": self._run.id, "image_key": digest(image), "head_key": digest(head), "image": printable(image),
+                 "head": printable(head), "location": printable(location)}
+                for image, maps in sorted(images.items()) for head, location in maps.items()]
+
+        def write() -> None:
+            self._make_tables()
+            with self._engine.begin() as connection:
+                if rows:
+                    connection.execute(upsert(self._maps, self._engine.dialect.name), rows)
+
+        self._server(write)
+
+    def maps(self, image: str) -> dict[str, str]:
+        """As `PredictionStore.maps`."""
+        found = self._read(sa.select(self._maps.c.head, self._maps.c.location).where(
+            *_of(self._maps, self._run.id, image)))
+        return dict(map(tuple, found))
+
     def delete(self, image: str | None = None) -> None:
         """As `PredictionStore.delete`."""
 
         def remove() -> None:
             self._make_tables()
             with self._engine.begin() as connection:
-                for found in self._tables.values():
-                    connection.execute(sa.delete(found.table).where(*_of(found.table, self._run.id, image)))
+                for table in (self._maps, *(found.table for found in self._tables.values())):
+                    connection.execute(sa.delete(table).where(*_of(table, self._run.id, image)))
                 if image is None:
                     connection.execute(sa.delete(self._heads).where(self._heads.c.run == self._run.id))
 
@@ -161,12 +157,13 @@ class SqlStore:
     def close(self) -> None:
         """As `PredictionStore.close`."""
         self._engine.dispose()
+        self._reader.dispose()
 
-    def _read(self, query: Any) -> list[Any]:
-        def read() -> list[Any]:
+    def _read(self, query: Any, **values: Any) -> Sequence[Any]:
+        def read() -> Sequence[Any]:
             self._make_tables()
-            with self._engine.connect() as connection:
-                return list(connection.execute(query).all())
+            with self._reader.connect() as connection:
+                return connection.execute(query, values).all()
 
         return self._server(read)
 
@@ -179,99 +176,8 @@ class SqlStore:
                 for name, found in self._tables.items()]
         if rows:
             with self._engine.begin() as connection:
-                connection.execute(_upsert(self._heads, self._engine.dialect.name), rows)
+                connection.execute(upsert(self._heads, self._engine.dialect.name), rows)
         self._made = True
-
-
-class _HeadTable:
-    """The table of a head, and how predictions are put into it and got out."""
-
-    def __init__(self, head: Head, metadata: Any) -> None:
-        self.head, self._is_columns = head, has_columns(head)
-        names = score_names(head, OWN) if self._is_columns else ["prediction"]
-        kind = {"f": "real", "i": "int", "u": "int", "b": "bool"}[head.dtype.kind] if self._is_columns else "bytes"
-        self._scores = [f"c{i}" for i in range(len(names))]
-        safe = "".join(c for c in head.name.lower() if c.isascii() and (c.isalnum() or c == "_"))[:24]
-        self.table = sa.Table(
-            f"patchloom_{safe}_{digest(repr((names, kind)), 4)}",
-            metadata,
-            sa.Column("run", sa.String(32), primary_key=True),
-            sa.Column("image_key", sa.String(32), primary_key=True),
-            *(sa.Column(axis, sa.Integer, primary_key=True, autoincrement=False) for axis in AXES.lower()),
-            sa.Column("image", sa.Text, nullable=False),
-            sa.Column("loops", sa.String(8), nullable=False),
-            *(sa.Column(name, sa.Integer) for name in PLACES),
-            sa.Column("skipped", sa.Boolean, nullable=False),
-            *(sa.Column(name, _type(kind), key=key) for name, key in zip(names, self._scores, strict=True)),
-            *([sa.Column("exact", _type("bytes"))] if self._is_columns else
-              [sa.Column("dtype", sa.String(16)), sa.Column("shape", sa.String(64))]),
-            mysql_charset="utf8mb4", mariadb_charset="utf8mb4", mysql_engine="InnoDB", mariadb_engine="InnoDB")
-
-    def records(self, run: str, axes: str, rows: UnitRows) -> Iterator[dict[str, Any]]:
-        """Rows as statements take them."""
-        keys, skipped = keys_of(rows), skipped_of(rows).tolist()
-        spatial = axes[len(rows.loops) :]
-        constant = {"run": run, "image": printable(rows.image), "image_key": digest(rows.image), "loops":
-                    axes[: len(rows.loops)].lower(), **dict.fromkeys(AXES.lower(), 0), **dict.fromkeys(PLACES)}
-        words = [{"Z": "slab", "Y": "row", "X": "col"}[axis] for axis in spatial]
-        words += [{"Z": "depth", "Y": "height", "X": "width"}[axis] for axis in spatial]
-        names = [*axes.lower(), *words]
-        numbers = np.concatenate([keys, rows.places, rows.shapes], axis=1).tolist()
-        scores = self._columns(rows.values)
-        for place, is_skipped, values in zip(numbers, skipped, scores, strict=True):
-            values = dict.fromkeys(values) if is_skipped else values
-            yield constant | dict(zip(names, place, strict=True)) | {"skipped": is_skipped} | values
-
-    def _columns(self, values: NDArray[Any]) -> Iterator[dict[str, Any]]:
-        little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-        if not self._is_columns:
-            about = {"dtype": self.head.dtype.name, "shape": ",".join(map(str, self.head.shape))}
-            return ({"c0": row.tobytes(), **about} for row in little)
-        flat = little.reshape(len(values), math.prod(self.head.shape))
-        fits: NDArray[np.bool_] = np.ones(flat.shape, np.bool_)
-        if flat.dtype.kind == "f":
-            fits = np.isfinite(flat)
-        elif flat.dtype == np.uint64:
-            fits = flat <= np.uint64(np.iinfo(np.int64).max)
-        whole: list[bool] = np.asarray(fits.all(axis=1)).tolist()
-        numbers: list[list[Any]] = flat.astype(np.float64).tolist() if flat.dtype.kind == "f" else flat.tolist()
-        return (
-            dict(zip(self._scores, row, strict=True)) | {"exact": None}
-            if exact
-            else {name: n if fits[i, k] else None for k, (name, n) in enumerate(zip(self._scores, row, strict=True))}
-            | {"exact": flat[i].tobytes()}
-            for i, (row, exact) in enumerate(zip(numbers, whole, strict=True))
-        )
-
-    def query(self, run: str, image: str) -> Any:
-        """Whether skipped, then what `values` takes."""
-        names = ["skipped", *self._scores, *(["exact"] if self._is_columns else [])]
-        return sa.select(*(self.table.c[name] for name in names)).where(*_of(self.table, run, image))
-
-    def values(self, rows: Sequence[Any]) -> NDArray[Any]:
-        """Predictions out of rows, ``(n, …)``."""
-        head, little = self.head, self.head.dtype.newbyteorder("<")
-        found = np.zeros((len(rows), *head.shape), head.dtype)
-        flat = found.reshape(len(rows), math.prod(head.shape))
-        for i, row in enumerate(rows):
-            if row[0]:
-                continue
-            packed = row[1 + len(self._scores)] if self._is_columns else row[1]
-            flat[i] = row[1 : 1 + len(self._scores)] if packed is None else np.frombuffer(packed, little)
-        return found
-
-
-def _type(kind: str) -> Any:
-    if kind == "bytes":
-        return sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
-    return {"real": sa.Double, "int": sa.BigInteger, "bool": sa.Boolean}[kind]()
-
-
-def _heads_table(metadata: Any) -> Any:
-    return sa.Table(
-        "patchloom_heads", metadata, sa.Column("run", sa.String(32), primary_key=True),
-        sa.Column("head", sa.String(32), primary_key=True), sa.Column("name", sa.Text, nullable=False),
-        sa.Column("table_name", sa.String(64), nullable=False), mysql_charset="utf8mb4", mariadb_charset="utf8mb4")
 
 
 def _of(table: Any, run: str, image: str | None) -> list[Any]:
@@ -279,24 +185,7 @@ def _of(table: Any, run: str, image: str | None) -> list[Any]:
     return conditions if image is None else [*conditions, table.c.image_key == digest(image)]
 
 
-def _after(columns: Sequence[Any], last: Sequence[int]) -> Any:
-    """Rows behind `last`, spelled out: not every database uses an index for a comparison of tuples."""
-    return sa.or_(*(sa.and_(*(c == n for c, n in zip(columns[:i], last[:i], strict=True)), columns[i] > last[i])
-                    for i in range(len(columns))))
-
-
-def _upsert(table: Any, dialect: str) -> Any:
-    keys = {column.key for column in table.primary_key}
-    rest = [column for column in table.columns if column.key not in keys]
-    if dialect in ("mysql", "mariadb"):
-        insert = mysql.insert(table)
-        return insert.on_duplicate_key_update({column.key: insert.inserted[column.key] for column in rest})
-    of_dialect = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-    return of_dialect.on_conflict_do_update(
-        index_elements=list(table.primary_key), set_={column: of_dialect.excluded[column.key] for column in rest})
-
-
-def _engine(url: str, shown: str) -> Any:
+def _engine(url: str, shown: str, **options: Any) -> Any:
     scheme = scheme_of(url)
     try:
         parsed = sa.make_url(url)
@@ -315,7 +204,8 @@ def _engine(url: str, shown: str) -> Any:
     elif "connect_timeout" not in parsed.query:
         arguments = {"connect_timeout": 10}
     try:
-        return sa.create_engine(parsed, pool_size=8, max_overflow=24, pool_pre_ping=False, connect_args=arguments)
+        return sa.create_engine(parsed, pool_size=8, max_overflow=24, pool_pre_ping=False, connect_args=arguments,
+                                **options)
     except NoSuchModuleError:
         raise StoreError(f"{parsed.drivername}: no such driver is known", "leave the driver out of the URL") from None
     except ImportError:

@@ -35,7 +35,7 @@ class StoredRun:
     id
         Of the run: letters and digits, 32 at most.
     heads
-        Its vector heads.
+        Its vector heads; none where the model gives maps only.
     ndim
         Spatial axes that the model sees.
     """
@@ -88,8 +88,17 @@ class PredictionStore(Protocol):
     def count(self, head: str, image: str | None = None) -> int:
         """Number of rows of the run, or of one image; those that were skipped are rows, too."""
 
+    def link(self, images: Mapping[str, Mapping[str, str]]) -> None:
+        """Keep where the maps of images are: for each image a path or a URL of each dense head.
+
+        What was said of an image before is replaced.
+        """
+
+    def maps(self, image: str) -> dict[str, str]:
+        """What `link` was told of an image; nothing where it was told nothing."""
+
     def delete(self, image: str | None = None) -> None:
-        """Remove everything of one image, or of the whole run."""
+        """Remove everything of one image, or of the whole run; of maps that is where they are, not what they are."""
 
     def close(self) -> None:
         """Give connections back; whatever was put stays."""
