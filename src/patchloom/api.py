@@ -178,7 +178,7 @@ class _Session:
     ) -> None:
         self._folder, self._source, self._callbacks = folder, source, callbacks
         self._spec = _spec(model)
-        self._begun = False
+        self._begun = True  # until it is known that there is no run: what is there stays
         self._store_url = config.store
         if config.store is not None:
             config = config.replace(store=without_password(config.store))  # nothing else gets to know the password
@@ -217,9 +217,9 @@ class _Session:
                 self._discard_stored()
                 _discard(self._folder)
             document = RunDocument.read(self._folder) if (self._folder / "run.json").exists() else None
+            self._begun = document is not None
             if document is None:
                 _discard(self._folder)  # what a session left that ended before its first patch
-            self._begun = document is not None
             return self._locked(lock, document)
 
     def _locked(self, lock: Lock, document: RunDocument | None) -> RunFinished:

@@ -333,6 +333,17 @@ class TestDamage:
             with pytest.raises(RunDamagedError, match=r"run\.json"):
                 patchloom.open(tmp_path / "run")
 
+    def test_a_run_whose_description_is_damaged_is_not_taken_for_none(
+        self, small: patchloom.Run, tmp_path: Path
+    ) -> None:
+        shutil.copytree(small.path, tmp_path / "run")
+        description = tmp_path / "run" / "run.json"
+        description.write_bytes(description.read_bytes().replace(b"1", b"2"))
+        before = sorted(path for path in (tmp_path / "run").rglob("*") if path.is_file())
+        with pytest.raises(RunDamagedError):
+            patchloom.predict({"a": np.zeros((64, 64), np.uint8)}, lambda batch: batch, tmp_path / "run", patch=32)
+        assert set(before) <= {path for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
     def test_the_index_is_derived_and_made_again(self, small: patchloom.Run, tmp_path: Path) -> None:
         shutil.copytree(small.path, tmp_path / "run")
         for path in (tmp_path / "run").glob("index*"):
