@@ -11,7 +11,7 @@ import fnmatch
 import io
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from patchloom.connections import (
     whole_url,
 )
 
-__all__ = ["AnyPath", "ObjectPath", "Traffic", "as_path", "is_object_url", "traffic"]
+__all__ = ["AnyPath", "ObjectPath", "RangeFile", "Traffic", "as_path", "is_object_url", "traffic"]
 
 SUFFIXES = ("s3", "gs", "http")
 """Whose ranges may count from the end."""
@@ -352,7 +352,7 @@ class ObjectPath:
         """The object as a file that reads ranges; it is written as a whole, by `write_bytes`."""
         if mode != "rb":
             raise io.UnsupportedOperation(f"{self}: objects are opened for reading")
-        return io.BufferedReader(_Ranges(self, self.stat().st_size), buffering)
+        return io.BufferedReader(RangeFile(self.read_range, self.stat().st_size), buffering)
 
     @property
     def is_on_web(self) -> bool:
@@ -399,28 +399,47 @@ AnyPath = Path | ObjectPath
 """Of a file or of an object."""
 
 
-class _Ranges(io.RawIOBase):
-    """An object as a file."""
+class RangeFile(io.RawIOBase):
+    """A file made of what reads ranges, for libraries that take files.
 
-    def __init__(self, path: ObjectPath, size: int) -> None:
-        self._path, self._size, self._at = path, size, 0
+    Parameters
+    ----------
+    read
+        Gives bytes from an offset on, at most as many as it is asked for.
+    size
+        Bytes of the file.
+
+    Examples
+    --------
+    >>> RangeFile(lambda start, count: b"0123456789"[start : start + count], 10).read()
+    b'0123456789'
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        self._read, self._size, self._at = read, size, 0
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def seekable(self) -> bool:
+        """It is."""
         return True
 
     def tell(self) -> int:
+        """Offset of what is read next."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """See `io.IOBase.seek`."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         self._at = max(0, start + offset)
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        found = self._path.read_range(self._at, min(len(buffer), self._size - self._at))
+        """See `io.RawIOBase.readinto`."""
+        count = max(0, min(len(buffer), self._size - self._at))
+        found = self._read(self._at, count) if count else b""
         buffer[: len(found)] = found
         self._at += len(found)
         return len(found)

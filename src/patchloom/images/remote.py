@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from patchloom.errors import ImageTooLargeError, UnreadableImageError
 from patchloom.images.files import Encoded, File, Range
-from patchloom.objects import ObjectPath
+from patchloom.objects import ObjectPath, RangeFile
 
 __all__ = ["AHEAD", "Remote", "open_object", "submit", "unreadable"]
 
@@ -141,11 +141,11 @@ class Remote(File):
 
     def open(self, mode: str = "rb") -> io.BufferedReader:
         """As a file, for its headers."""
-        return io.BufferedReader(_Raw(self, ()), BLOCK)
+        return io.BufferedReader(RangeFile(self.read_header, self.size), BLOCK)
 
     def headers(self, holes: Iterable[Range] = ()) -> Any:
         """See `File.headers`."""
-        return io.BufferedReader(_Raw(self, tuple(holes)), BLOCK)
+        return io.BufferedReader(RangeFile(functools.partial(self._read_around, tuple(holes)), self.size), BLOCK)
 
     def ranges(self) -> File:
         """See `Ranged`."""
@@ -172,6 +172,15 @@ class Remote(File):
         self._keep(found)
         data = b"".join(found[i] for i in range(first, last + 1))
         return data[offset - first * BLOCK :][:count]
+
+    def _read_around(self, holes: tuple[Range, ...], offset: int, count: int) -> bytes:
+        """As `read_header`, with zeros in holes; up to where one begins or ends."""
+        for start, length in holes:
+            if start <= offset < start + length:
+                return bytes(min(count, start + length - offset))
+            if offset < start:
+                count = min(count, start - offset)
+        return self.read_header(offset, count)
 
     def load_headers(self, ranges: Iterable[Range]) -> None:
         """See `File.load_headers`."""
@@ -279,39 +288,3 @@ def submit(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]
 def _threads(process: int) -> ThreadPoolExecutor:
     """Those of another process are its own."""
     return ThreadPoolExecutor(REQUESTS, "patchloom-ranges")
-
-
-class _Raw(io.RawIOBase):
-    """An object as a file: what is read is kept in blocks, and in holes there are zeros."""
-
-    def __init__(self, remote: Remote, holes: tuple[Range, ...]) -> None:
-        self._remote, self._holes, self._at = remote, holes, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._remote.size}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        count = max(0, min(len(buffer), self._remote.size - self._at))
-        for start, length in self._holes:
-            if start <= self._at < start + length:
-                count = min(count, start + length - self._at)
-                buffer[:count] = bytes(count)
-                self._at += count
-                return count
-            if self._at < start:
-                count = min(count, start - self._at)
-        found = self._remote.read_header(self._at, count)
-        buffer[: len(found)] = found
-        self._at += len(found)
-        return len(found)

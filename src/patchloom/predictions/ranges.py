@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import weakref
 from pathlib import Path
 from typing import Any, Protocol
 
 from patchloom.errors import RunDamagedError, RunError
-from patchloom.objects import AnyPath, ObjectPath
+from patchloom.objects import AnyPath, ObjectPath, RangeFile
 
 __all__ = ["ObjectFile", "OpenFile", "Reading", "as_seekable", "open_file", "version"]
 
@@ -106,7 +105,10 @@ def open_file(path: AnyPath) -> OpenFile | ObjectFile:
 
 def as_seekable(path: AnyPath) -> Any:
     """What pyarrow opens: the file itself, or an object as a file that reads ranges."""
-    return _Seekable(ObjectFile(path)) if isinstance(path, ObjectPath) else path
+    if not isinstance(path, ObjectPath):
+        return path
+    file = ObjectFile(path)
+    return RangeFile(file.read, file.size)
 
 
 def version(path: AnyPath) -> tuple[Any, ...]:
@@ -116,28 +118,3 @@ def version(path: AnyPath) -> tuple[Any, ...]:
         return found.e_tag, found.st_size, found.st_mtime_ns
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-class _Seekable(io.RawIOBase):
-    def __init__(self, file: Reading) -> None:
-        self._bytes, self._at = file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._bytes.size}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        found = self._bytes.read(self._at, len(buffer)) if self._at < self._bytes.size else b""
-        buffer[: len(found)] = found
-        self._at += len(found)
-        return len(found)
