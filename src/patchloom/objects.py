@@ -38,6 +38,7 @@ SUFFIXES = ("s3", "gs", "http")
 BLOCK = 64 << 10
 """Bytes that a file opened for reading asks for at least."""
 
+
 def as_path(text: str | os.PathLike[str] | ObjectPath) -> AnyPath:
     """The path that a text names: of a file, or of an object."""
     if isinstance(text, ObjectPath):
@@ -163,10 +164,7 @@ class ObjectPath:
 
     def read_bytes(self) -> bytes:
         """The whole object."""
-        with self._errors():
-            found = bytes(_obstore().get(self._store, self._key).bytes())
-        traffic.add(read=len(found))
-        return found
+        return self.read_tagged()[0]
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """The whole object as text."""
@@ -184,10 +182,10 @@ class ObjectPath:
             return b""
         with self._errors():
             if tag is None:
-                found = bytes(_obstore().get_range(self._store, self._key, start=start, length=length))
+                found = bytes(obstore_module().get_range(self._store, self._key, start=start, length=length))
             else:
                 options = {"range": (start, start + length), "if_match": tag}
-                found = bytes(_obstore().get(self._store, self._key, options=options).bytes())
+                found = bytes(obstore_module().get(self._store, self._key, options=options).bytes())
         traffic.add(read=len(found))
         return found
 
@@ -201,7 +199,7 @@ class ObjectPath:
         """
         try:
             with self._errors():
-                got = _obstore().get(self._store, self._key, options={"range": (0, length)})
+                got = obstore_module().get(self._store, self._key, options={"range": (0, length)})
                 found, status = bytes(got.bytes()), _status(got.meta)
         except NoSuchRangeError:
             found, status = b"", self._ask()  # an empty object has no first byte
@@ -212,7 +210,7 @@ class ObjectPath:
         """The last bytes of the object, or all where it has fewer, and its size: one request."""
         try:
             with self._errors():
-                got = _obstore().get(self._store, self._key, options={"range": {"suffix": length}})
+                got = obstore_module().get(self._store, self._key, options={"range": {"suffix": length}})
                 found, size = bytes(got.bytes()), int(got.meta["size"])
         except OSError as error:
             if isinstance(error, (FileNotFoundError, PermissionError)) or self._root.startswith(SUFFIXES):
@@ -225,7 +223,7 @@ class ObjectPath:
     def pieces(self, length: int) -> Iterator[bytes]:
         """The whole object, some bytes at a time: one request."""
         with self._errors():
-            for piece in _obstore().get(self._store, self._key).stream(min_chunk_size=length):
+            for piece in obstore_module().get(self._store, self._key).stream(min_chunk_size=length):
                 traffic.add(requests=0, read=len(piece))
                 yield bytes(piece)
         traffic.add()
@@ -233,7 +231,7 @@ class ObjectPath:
     def read_tagged(self) -> tuple[bytes, str | None]:
         """The whole object, and its ETag."""
         with self._errors():
-            got = _obstore().get(self._store, self._key)
+            got = obstore_module().get(self._store, self._key)
             found, tag = bytes(got.bytes()), got.meta["e_tag"]
         traffic.add(read=len(found))
         return found, tag
@@ -254,7 +252,7 @@ class ObjectPath:
             If `mode` does not hold.
         """
         with self._errors():
-            found = _obstore().put(self._store, self._key, data, mode=mode)
+            found = obstore_module().put(self._store, self._key, data, mode=mode)
         traffic.add(written=len(data))
         tag: str | None = found["e_tag"]
         return tag
@@ -264,13 +262,13 @@ class ObjectPath:
         if not missing_ok and not self.is_file():
             raise FileNotFoundError(f"{self}: there is no such object")
         with self._errors():
-            _obstore().delete(self._store, self._key)
+            obstore_module().delete(self._store, self._key)
 
     def unlink_all(self, paths: Sequence[ObjectPath]) -> None:
         """Delete objects of the same bucket, many with one request where the store has such a one."""
         if paths:
             with self._errors():
-                _obstore().delete(self._store, [path._key for path in paths])
+                obstore_module().delete(self._store, [path._key for path in paths])
             traffic.add()
 
     def stat(self) -> Any:
@@ -290,7 +288,7 @@ class ObjectPath:
 
     def _ask(self) -> Any:
         with self._errors():
-            found = _obstore().head(self._store, self._key)
+            found = obstore_module().head(self._store, self._key)
         traffic.add()
         return _status(found)
 
@@ -318,17 +316,12 @@ class ObjectPath:
 
     def sizes(self) -> dict[ObjectPath, int]:
         """Objects at any depth, with their bytes: one request for each thousand."""
-        found: dict[ObjectPath, int] = {}
-        with self._errors():
-            for some in _obstore().list(self._store, self._key or None, chunk_size=1000):
-                traffic.add()
-                found |= {self._of(self._root, each["path"]): each["size"] for each in some}
-        return found
+        return {self._of(self._root, each["path"]): each["size"] for each in self._listed()}
 
     def iterdir(self) -> Iterator[ObjectPath]:
         """Objects and prefixes right below."""
         with self._errors():
-            found = _obstore().list_with_delimiter(self._store, self._key or None)
+            found = obstore_module().list_with_delimiter(self._store, self._key or None)
         traffic.add()
         names = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
         yield from (self._of(self._root, name) for name in names)
@@ -342,11 +335,8 @@ class ObjectPath:
 
     def rglob(self, pattern: str) -> Iterator[ObjectPath]:
         """Objects at any depth whose name fits."""
-        with self._errors():
-            for some in _obstore().list(self._store, self._key or None, chunk_size=1000):
-                traffic.add()
-                paths = (self._of(self._root, each["path"]) for each in some)
-                yield from (path for path in paths if fnmatch.fnmatchcase(path.name, pattern))
+        paths = (self._of(self._root, each["path"]) for each in self._listed())
+        return (path for path in paths if fnmatch.fnmatchcase(path.name, pattern))
 
     def open(self, mode: str = "rb", buffering: int = BLOCK) -> io.BufferedReader:
         """The object as a file that reads ranges; it is written as a whole, by `write_bytes`."""
@@ -376,10 +366,14 @@ class ObjectPath:
             Relative key; those up to it are left out.
         """
         start, offset = len(self._key) + bool(self._key), "/".join(filter(None, (self._key, after))) if after else None
+        return ((each["path"][start:], _status(each)) for each in self._listed(offset))
+
+    def _listed(self, offset: str | None = None) -> Iterator[Any]:
+        """What obstore says of the objects at any depth, behind a key: a request for each thousand."""
         with self._errors():
-            for some in _obstore().list(self._store, self._key or None, offset=offset, chunk_size=1000):
+            for some in obstore_module().list(self._store, self._key or None, offset=offset, chunk_size=1000):
                 traffic.add()
-                yield from ((each["path"][start:], _status(each)) for each in some)
+                yield from some
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -449,7 +443,3 @@ def _status(found: Any) -> Any:
     modified = found["last_modified"].timestamp()
     return SimpleNamespace(st_size=found["size"], st_mtime=modified, st_mtime_ns=int(modified * 1e9),
                            e_tag=found["e_tag"])
-
-
-def _obstore() -> Any:
-    return obstore_module()
