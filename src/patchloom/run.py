@@ -183,8 +183,7 @@ class Run(Mapping[str, "ImagePredictions"]):
         if self._lookup.store is not None:
             from patchloom.predictions.stores.table import StoreTable
 
-            return StoreTable(self._lookup.store, self.layout, self._index, chosen,
-                              where=where, sort=sort, limit=limit, image=image)
+            return StoreTable(self._lookup, chosen, where=where, sort=sort, limit=limit, image=image)
         units = self._index.units() if image is None else list(dict.fromkeys(p.unit for p in self._index.parts(image)))
         files = [self.path / self.layout.table_name(chosen, unit) for unit in units]
         return PatchTable(

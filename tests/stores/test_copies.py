@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,23 @@ def test_commands_read_a_run_from_the_store_that_they_are_given(
     assert "30 patches copied to ./run" in printed.err
     assert PASSWORD not in printed.out + printed.err
     assert Path("out.csv").read_text().count("\n") == 31
+
+
+def test_a_table_outlives_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store is closed when nobody can read from it any more, and not before: collection may come in mid-table."""
+    from patchloom.predictions.stores.sql import SqlStore
+
+    url = f"sqlite:///{tmp_path / 'here.db'}"
+    closed: list[str] = []
+    predict(tmp_path / "run", url)
+    monkeypatch.setattr(SqlStore, "close", lambda _: closed.append("closed"))
+    rows = iter(patchloom.open(tmp_path / "run").patches())
+    assert next(rows)["image"]
+    gc.collect()
+    assert not closed
+    del rows
+    gc.collect()
+    assert closed
 
 
 def test_notes_of_copies_are_in_proportion(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

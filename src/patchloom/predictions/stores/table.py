@@ -11,12 +11,11 @@ import duckdb
 import pyarrow as pa
 
 from patchloom.models.model import Head
-from patchloom.predictions.index import ImageRow, Index
-from patchloom.predictions.layout import PlaneInfo, RunLayout
+from patchloom.predictions.index import ImageRow
+from patchloom.predictions.layout import PlaneInfo
+from patchloom.predictions.lookup import Lookup
 from patchloom.predictions.patches import UnitRows, unit_table
 from patchloom.predictions.query import Footer, PatchTable, as_type
-from patchloom.predictions.stores.reading import committed_rows
-from patchloom.predictions.stores.store import PredictionStore
 
 __all__ = ["StoreTable"]
 
@@ -36,8 +35,8 @@ class StoreTable(PatchTable):
 
     Parameters
     ----------
-    store, layout, index
-        Of the run.
+    lookup
+        Of the run, held as long as rows may be asked for: with it the store is closed.
     head
         Vector head.
     where, sort, limit, image
@@ -46,9 +45,7 @@ class StoreTable(PatchTable):
 
     def __init__(
         self,
-        store: PredictionStore,
-        layout: RunLayout,
-        index: Index,
+        lookup: Lookup,
         head: Head,
         *,
         where: str | None = None,
@@ -56,14 +53,14 @@ class StoreTable(PatchTable):
         limit: int | None = None,
         image: str | None = None,
     ) -> None:
-        self._store, self._layout, self._index, self._only = store, layout, index, image
-        super().__init__([], head, layout.ndim, where=where, sort=sort, limit=limit)
+        self._lookup, self._only = lookup, image
+        super().__init__([], head, lookup.layout.ndim, where=where, sort=sort, limit=limit)
 
     @cached_property
     def _footers(self) -> list[Footer]:
-        rows: Iterable[ImageRow | None] = self._index.images("done", "partial", "failed")
+        rows: Iterable[ImageRow | None] = self._lookup.index.images("done", "partial", "failed")
         if self._only is not None:
-            rows = [self._index.image(self._only)]
+            rows = [self._lookup.index.image(self._only)]
         return list(_groups(row for row in rows if row is not None and row.info is not None and row.patches_done))
 
     def _find_damage(self) -> None:
@@ -77,11 +74,10 @@ class StoreTable(PatchTable):
         for group in footers:
             assert isinstance(group, _Group)
             for name in group.images:
-                row = self._index.image(name)
+                row = self._lookup.index.image(name)
                 assert row is not None
-                parts = self._index.parts(name)
                 loop_axes = PlaneInfo.from_json(row.info or {}).loop_axes
-                for rows in committed_rows(self._store, self._layout, self._head, row, parts):
+                for rows in self._lookup.rows(self._head, row):
                     if len(rows.values):
                         yield self._arranged(loop_axes, rows)
 
