@@ -6,11 +6,15 @@ WORKERS ?= 2
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo demo-ray test test-slow check bench clean
 
 # The main job on real pixels, with nothing but the default install.
 demo: .venv/patchloom.stamp
 	$(BIN)/patchloom demo
+
+# The same on a Ray cluster of two nodes, on this machine.
+demo-ray: .venv/ray.stamp
+	$(BIN)/patchloom demo --cluster
 
 # What CI runs. TensorFlow has a process of its own.
 test: .venv/test.stamp .venv/servers.stamp check
@@ -40,6 +44,10 @@ clean:
 
 .venv/patchloom.stamp: .venv/pip.stamp pyproject.toml
 	$(INSTALL) --editable .
+	@touch $@
+
+.venv/ray.stamp: .venv/patchloom.stamp
+	$(INSTALL) --editable '.[ray]'
 	@touch $@
 
 .venv/check.stamp: .venv/patchloom.stamp

@@ -23,7 +23,7 @@ DEFAULTS = {
     "axes": None, "channels": None, "level": 0, "scale": None, "mean": None, "std": None, "preprocess": None,
     "reduce": (), "classes": None, "arch": None, "model_id": None, "allow_pickle": False, "nodata": None,
     "batch": "auto", "device": "auto", "threads": "auto", "memory": None, "executor": "local", "on_error": "record",
-    "skip": None,
+    "skip": None, "shard": None,
 }  # fmt: skip
 
 
@@ -118,6 +118,10 @@ def test_texts_and_python_values_are_read_alike(option: str, text: object, value
         ({"memory": "inf"}, "memory"),
         ({"memory": 0}, "memory"),
         ({"executor": "spark"}, "executor"),
+        ({"shard": "0/16"}, "shard"),
+        ({"shard": "17/16"}, "shard"),
+        ({"shard": "3"}, "shard"),
+        ({"shard": "a/b"}, "shard"),
         ({"on_error": "ignore"}, "on_error"),
         ({"allow_pickle": "no"}, "allow_pickle"),
         ({"stride": 4, "overlap": 4}, "stride"),
@@ -232,7 +236,7 @@ def test_each_option_has_help_that_ends_like_a_sentence() -> None:
 
 def test_what_changes_predictions_are_options() -> None:
     assert set(CHANGES_PREDICTIONS) <= set(OPTIONS)
-    assert not {"batch", "threads", "memory", "device", "executor", "on_error"} & set(CHANGES_PREDICTIONS)
+    assert not {"batch", "threads", "memory", "device", "executor", "on_error", "shard"} & set(CHANGES_PREDICTIONS)
 
 
 @pytest.mark.skipif(not UX.exists(), reason="the specification is not here")

@@ -43,6 +43,7 @@ KINDS = [
     "incomplete-image",
     "store",
     "store-unreachable",
+    "worker-died",
 ]
 """Scripts match on these: append to the list, never change or remove a line."""
 

@@ -20,6 +20,7 @@ LAYERS = (
     ("predictions",),
     ("engine", "export"),
     ("run",),
+    ("session",),
     ("api",),
     ("loop", "writing"),
     ("torch", "tensorflow", "viewer"),

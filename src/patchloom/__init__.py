@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from patchloom.api import Run, open, plan, predict
     from patchloom.config import Config
     from patchloom.engine.plan import Plan
+    from patchloom.engine.ray import Ray
     from patchloom.errors import Interrupted, PatchloomError
     from patchloom.geometry.grid import Grid
     from patchloom.geometry.region import Region
@@ -31,6 +32,7 @@ _HOMES = {
     "MongoSource": "images.sources.mongo",
     "PatchloomError": "errors",
     "Plan": "engine.plan",
+    "Ray": "engine.ray",
     "Region": "geometry.region",
     "Run": "api",
     "SQLSource": "images.sources.sql",
@@ -51,6 +53,7 @@ __all__ = [
     "MongoSource",
     "PatchloomError",
     "Plan",
+    "Ray",
     "Region",
     "Run",
     "SQLSource",

@@ -15,11 +15,14 @@ from patchloom.errors import UsageError
 from patchloom.geometry.blend import Blend
 from patchloom.geometry.grid import Edge
 from patchloom.parsing import (
+    EXECUTORS,
+    Shard,
     Whole,
     at_least,
     auto_or_count,
     axes_letters,
     channel_list,
+    executor,
     filter_text,
     finite,
     integer,
@@ -30,7 +33,9 @@ from patchloom.parsing import (
     patch_size,
     plane_size,
     reductions,
+    shard_of,
     unique_names,
+    workers,
     yes_or_no,
 )
 
@@ -231,7 +236,30 @@ class Config:
         parse=memory_size,
         metavar="SIZE",
     )
-    executor: str = _choice("Execution", "Who runs the units.", "local", Literal["local"])
+    executor: Any = _option(  # noqa: RUF009
+        "Execution",
+        "Who runs the units: this process, or workers on a Ray cluster (the one of RAY_ADDRESS, one on this machine, "
+        "or one that is started for the run).",
+        "local",
+        parse=executor,
+        choices=EXECUTORS,
+        metavar="|".join(EXECUTORS),
+    )
+    workers: int | Literal["autoscale"] | None = _option(
+        "Execution",
+        "How many workers executor ray has; autoscale: as many as it gets. Default: one a GPU, else one a node.",
+        None,
+        parse=workers,
+        metavar="N|autoscale",
+    )
+    shard: Shard | None = _option(  # noqa: RUF009
+        "Execution",
+        "Predict one share of the images, for job arrays: 3/16 is the third of sixteen processes that fill one run. "
+        "The same number again goes on with its share.",
+        None,
+        parse=shard_of,
+        metavar="N/M",
+    )
     on_error: OnError = _choice(  # noqa: RUF009
         "Execution", "Record a failed image and go on, or raise.", "record", OnError
     )

@@ -13,6 +13,7 @@
     │   ├── UnknownFormatError                  unknown-format
     │   ├── UnreadableImageError (OSError)      unreadable-image
     │   ├── ImageTooLargeError                  image-too-large
+    │   ├── WorkerDiedError                     worker-died       each worker that was given it ended
     │   └── ImageMismatchError                  image-mismatch    axes, channels or level do not fit
     ├── ModelError (ValueError)                 model             correct the model
     │   ├── ModelNotFoundError (FileNotFoundError)  model-not-found
@@ -71,6 +72,7 @@ __all__ = [
     "UnknownFormatError",
     "UnreadableImageError",
     "UsageError",
+    "WorkerDiedError",
 ]
 
 
@@ -159,6 +161,12 @@ class ImageTooLargeError(ImageError):
     """Reading the image, or one chunk of it, would take more memory than is allowed."""
 
     kind = "image-too-large"
+
+
+class WorkerDiedError(ImageError):
+    """Workers that are given the image end, again and again."""
+
+    kind = "worker-died"
 
 
 class ImageMismatchError(ImageError):

@@ -1,4 +1,7 @@
-"""What happens in a run, as frozen values that progress bars, logs and tests listen to."""
+"""What happens in a run, as frozen values that progress bars, logs and tests listen to.
+
+`worker` names the worker that an event comes from; it is empty where the run has none but itself.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ __all__ = [
     "RunStopping",
     "UnitCommitted",
     "Warned",
+    "WorkerJoined",
+    "WorkerLost",
 ]
 
 
@@ -57,6 +62,7 @@ class ImageStarted(Event):
     image: str
     patches: int
     patches_done: int = 0
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ class PatchesPredicted(Event):
 
     image: str
     patches: int
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ class PatchesSkipped(Event):
 
     image: str
     patches: int
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,7 @@ class UnitCommitted(Event):
     unit: str
     images: tuple[str, ...]
     patches: int
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,7 @@ class ImageDone(Event):
     patches: int
     nan_patches: int = 0
     skipped: int = 0
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +111,22 @@ class ImageFailed(Event):
     image: str
     kind: str
     message: str
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJoined(Event):
+    """A worker is there, and takes part from here on."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost(Event):
+    """A worker is gone; others do what it had not finished."""
+
+    worker: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,11 @@ class Traffic:
             self.read += read
             self.written += written
 
+    def now(self) -> tuple[int, int, int]:
+        """Requests, bytes read and bytes written."""
+        with self._lock:
+            return self.requests, self.read, self.written
+
 
 traffic = Traffic()
 """What `ObjectPath` has transferred."""

@@ -8,16 +8,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from patchloom.geometry.axes import check_axes
 
 __all__ = [
+    "EXECUTORS",
+    "Shard",
     "Whole",
     "at_least",
     "auto_or_count",
     "axes_letters",
     "channel_list",
+    "executor",
     "filter_text",
     "finite",
     "integer",
@@ -30,11 +33,33 @@ __all__ = [
     "patch_size",
     "plane_size",
     "reductions",
+    "shard_of",
     "unique_names",
+    "workers",
     "yes_or_no",
 ]
 
 Whole = Literal["image"]
+EXECUTORS = ("local", "ray")
+"""Names of executors."""
+
+
+class Shard(NamedTuple):
+    """One of several processes that share a run.
+
+    Parameters
+    ----------
+    number
+        From 1 on.
+    of
+        How many there are.
+    """
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
 
 
 def _items(value: object) -> list[Any]:
@@ -176,6 +201,24 @@ def one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
     return parse
 
 
+def executor(value: object) -> Any:
+    """Name of an executor, or one itself."""
+    return value if hasattr(value, "start") else one_of(EXECUTORS)(value)
+
+
+def workers(value: object) -> int | Literal["autoscale"]:
+    """``autoscale`` or a number of at least 1."""
+    if value == "autoscale":
+        return "autoscale"
+    try:
+        count = auto_or_count(value)
+    except ValueError:
+        count = "auto"
+    if count == "auto":
+        raise ValueError(f"a number of at least 1, or autoscale, not {value!r}")
+    return count
+
+
 def axes_letters(value: object) -> str:
     """Axes such as ``YXC``."""
     return check_axes(str(value))
@@ -196,3 +239,14 @@ def filter_text(value: object) -> str:
     """A filter as text; the path of a mask is made absolute, so that it is found again from any folder."""
     name, colon, path = str(value).partition(":")
     return f"mask:{os.path.abspath(os.path.expanduser(path))}" if name == "mask" and path else f"{name}{colon}{path}"
+
+
+def shard_of(value: object) -> Shard:
+    """``3/16``, or the two numbers."""
+    try:
+        number, of = (int(str(item)) for item in (value.split("/") if isinstance(value, str) else _items(value)))
+    except ValueError:
+        raise ValueError(f"two numbers such as 3/16, not {value!r}") from None
+    if not 1 <= number <= of:
+        raise ValueError(f"1/{of} to {of}/{of}, not {number}/{of}")
+    return Shard(number, of)

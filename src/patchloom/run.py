@@ -5,9 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchloom.engine.dealing import missing
 from patchloom.errors import NotPredictedError, UsageError
 from patchloom.events import Callback
 from patchloom.images.source import Source, as_source, from_spec
@@ -86,10 +88,17 @@ class Run(Mapping[str, "ImagePredictions"]):
         self.path, self._resume = path, resume
         self.document = RunDocument.read(path)
         self.layout: RunLayout = self.document.layout(path)
-        self._index = Index(path)
         self._store_url = store or self.document.config.store
+
+    @cached_property
+    def _index(self) -> Index:
+        """Made when it is needed: shards that are resumed all at once do not."""
+        return Index(self.path)
+
+    @cached_property
+    def _lookup(self) -> Lookup:
         stored = self._store_url is not None and bool(self.layout.vector_heads)
-        self._lookup = Lookup(path, self.layout, self._index, self._open_store if stored else None)
+        return Lookup(self.path, self.layout, self._index, self._open_store if stored else None)
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -217,7 +226,7 @@ class Run(Mapping[str, "ImagePredictions"]):
         from patchloom.predictions.verify import verify
 
         self._index.refresh()
-        found = list(verify(self.path, self._index))
+        found = [*missing(self._index, self.layout), *verify(self.path, self._index)]
         if self._lookup.store is not None:
             from patchloom.predictions.stores.reading import lost
 
@@ -341,6 +350,9 @@ class Run(Mapping[str, "ImagePredictions"]):
         memory: int | str | None = None,
         device: str | None = None,
         store: str | None = None,
+        executor: Any = None,
+        workers: int | str | None = None,
+        shard: str | None = None,
     ) -> Run:
         """Go on with what is not done, and try again what failed.
 
@@ -348,15 +360,19 @@ class Run(Mapping[str, "ImagePredictions"]):
         ----------
         model, source
             Needed again where the run was made with a live model or with arrays.
-        callbacks, batch, threads, memory, device
-            As for `patchloom.predict`.
+        callbacks, batch, threads, memory, device, executor, workers
+            As for `patchloom.predict`; a run may go on with another executor.
         store
             URL of the run's store once more, with its password.
+        shard
+            Only the share of one shard, as ``"3/16"``.
         """
         store = store or self._given_store
-        options = {"batch": batch, "threads": threads, "memory": memory, "device": device, "store": store}
+        options = {"batch": batch, "threads": threads, "memory": memory, "device": device, "store": store,
+                   "executor": executor, "workers": workers, "shard": shard}  # fmt: skip
         resumed = self._resume(self, model, source, callbacks, options)
-        self._index.refresh()
+        if "_index" in self.__dict__:
+            self._index.refresh()
         return resumed
 
     def __repr__(self) -> str:

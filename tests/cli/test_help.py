@@ -16,7 +16,7 @@ from tests.cli.conftest import ROOT, Call
 
 DOCUMENTED = """
     --patch --overlap --stride --edge --pad --fill --blend --axes --channels --level --scale --mean --std --preprocess
-    --reduce --classes --batch --device --threads --memory --executor --nodata --arch --model-id --fail-fast
+    --reduce --classes --batch --device --threads --memory --executor --shard --nodata --arch --model-id --fail-fast
     --overwrite --allow-pickle -m --model -o --out --dry-run --config --save-config --quiet --json --debug
 """
 """Flags of `predict` that users were promised."""

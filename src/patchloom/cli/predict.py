@@ -62,14 +62,15 @@ def predict(
         _print_plan(plan, save_config, document=document)
         return 0
     return followed(place["out"], quiet, lambda progress: api.predict(
-        images, place["model"], place["out"], overwrite=overwrite, callbacks=(progress,), config=options))
+        images, place["model"], place["out"], overwrite=overwrite, callbacks=(progress,), config=options),
+        shard=options.shard)
 
 
-def followed(run: str, quiet: bool, work: Callable[[Progress], object]) -> int:
+def followed(run: str, quiet: bool, work: Callable[[Progress], object], shard: object = None) -> int:
     """Do some work on a run, show its progress, say how it ended, and give the exit code."""
     from patchloom.objects import traffic
 
-    before = traffic.requests, traffic.read, traffic.written
+    before = traffic.now()
     stopped = False
     with following(quiet=quiet) as progress:
         try:
@@ -80,7 +81,7 @@ def followed(run: str, quiet: bool, work: Callable[[Progress], object]) -> int:
     if finished is None:
         raise AssertionError("a session ended without saying so")
     if stopped:
-        say(stopped_lines(finished, run))
+        say(stopped_lines(finished, run) + (f" --shard {shard}" if shard is not None else ""))
         return 130
     if finished.failed:
         say(f"warning: {counted(finished.failed, 'image')} failed, {finished.done:,} done; "

@@ -23,6 +23,8 @@ from patchloom.events import (
     RunStarted,
     RunStopping,
     Warned,
+    WorkerJoined,
+    WorkerLost,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class Progress:
                 self.finished = event
             case Warned(message):
                 self.say(f"warning: {message}")
+            case WorkerLost(worker, why):
+                self.say(f"warning: worker {worker} is gone, others go on with its work: {why}")
             case ImageDone(image, _, bad) if bad:
                 self.say(f"warning: {counted(bad, 'patch', 'patches')} of {image} "
                          f"{'has' if bad == 1 else 'have'} non-finite predictions")
@@ -73,11 +77,13 @@ class Lines(Progress):
         match event:
             case RunStarted(resumed=True):
                 self.say(resumed_line(event))
-            case ImageDone(image, patches, _, skipped):
+            case WorkerJoined(worker):
+                self.say(f"worker {worker} joined")
+            case ImageDone(image, patches, _, skipped, worker):
                 of_them = f", {skipped:,} skipped" if skipped else ""
-                self.say(f"{image}  done  {counted(patches, 'patch', 'patches')}{of_them}")
-            case ImageFailed(image, kind, message):
-                self.say(f"{image}  failed  [{kind}] {message}")
+                self.say(f"{image}  done  {counted(patches, 'patch', 'patches')}{of_them}{_at(worker)}")
+            case ImageFailed(image, kind, message, worker):
+                self.say(f"{image}  failed  [{kind}] {message}{_at(worker)}")
             case RunStopping():
                 self.say("stopping: finishing what is in flight")
 
@@ -131,7 +137,7 @@ class Bars(Progress):
             case RunStarted(images, done):
                 self._images, self._before, self._ended, self._since = images, done, done, time.monotonic()
             case ImageStarted(image, patches, done):
-                self._running[image] = Running(patches, done, done)
+                self._running.setdefault(image, Running(patches, done, done))
             case (PatchesPredicted(image, patches) | PatchesSkipped(image, patches)) if image in self._running:
                 self._running[image].done += patches
             case ImageDone(image) | ImageFailed(image):
@@ -204,6 +210,11 @@ def stopped_lines(event: RunFinished, run: str) -> str:
     more = [f"{len(at) - NAMES} more begun"] if len(at) > NAMES else []
     stands = ", ".join([f"{counted(event.done, 'image')} complete", *at[:NAMES], *more])
     return f"stopped cleanly: {stands}\nresume with: patchloom resume {shlex.quote(run)}"
+
+
+def _at(worker: str) -> str:
+    """Which worker it was, where there are any."""
+    return f"  ({worker})" if worker else ""
 
 
 def counted(number: int, one: str, many: str = "") -> str:

@@ -16,7 +16,7 @@ __all__ = ["resume"]
 @click.argument("run")
 @grouped("-m", "--model", group="Model", metavar="MODEL", multiple=True,
          help="The same model again: where its file is now, or package.module:function.")
-@run_options(("batch", "device", "threads", "memory", "store"), defaults=False)
+@run_options(("batch", "device", "threads", "memory", "store", "executor", "workers", "shard"), defaults=False)
 @quiet_option
 def resume(run: str, model: tuple[str, ...], quiet: bool, **flags: Any) -> int:
     """Go on with a run, and try again what failed.
@@ -26,4 +26,5 @@ def resume(run: str, model: tuple[str, ...], quiet: bool, **flags: Any) -> int:
     from patchloom import api
 
     again = None if not model else list(model) if len(model) > 1 else model[0]
-    return followed(run, quiet, lambda progress: api.open(run).resume(model=again, callbacks=(progress,), **flags))
+    return followed(run, quiet, lambda progress: api.open(run).resume(model=again, callbacks=(progress,), **flags),
+                    shard=flags["shard"])

@@ -22,6 +22,7 @@ from rich.table import Table
 
 import patchloom
 from patchloom.demo.files import overview_of, rows_of, window_of, write_scene
+from patchloom.demo.nodes import two_nodes
 from patchloom.demo.picture import View, draw_picture, most_varied
 from patchloom.demo.quality import Confusion
 from patchloom.demo.scenes import CLASSES, SCENES, SPACING, Scene
@@ -41,7 +42,7 @@ DETAIL = 512
 """Pixels of the section, per side, in the picture's lower row."""
 
 
-def run_demo(folder: Path, *, console: Console, scenes: Sequence[Scene] = SCENES) -> int:
+def run_demo(folder: Path, *, console: Console, scenes: Sequence[Scene] = SCENES, cluster: bool = False) -> int:
     """Show what patchloom does, from images to a picture of the predictions.
 
     Parameters
@@ -52,6 +53,8 @@ def run_demo(folder: Path, *, console: Console, scenes: Sequence[Scene] = SCENES
         For progress. Results go to standard output.
     scenes
         What to predict on; the first one is looked at closely.
+    cluster
+        Whether to predict on a Ray cluster of two nodes, which is started for it on this machine.
 
     Returns
     -------
@@ -67,7 +70,7 @@ def run_demo(folder: Path, *, console: Console, scenes: Sequence[Scene] = SCENES
     """
     started = time.monotonic()
     out = Console(highlight=False, soft_wrap=True)
-    tour = Tour(folder, out, console, scenes)
+    tour = Tour(folder, out, console, scenes, cluster=cluster)
     try:
         tour.make_scenes()
         tour.predict()
@@ -88,8 +91,10 @@ def run_demo(folder: Path, *, console: Console, scenes: Sequence[Scene] = SCENES
 class Tour:
     """The steps, in order."""
 
-    def __init__(self, folder: Path, out: Console, console: Console, scenes: Sequence[Scene]) -> None:
-        self._folder, self._out, self._console = folder, out, console
+    def __init__(
+        self, folder: Path, out: Console, console: Console, scenes: Sequence[Scene], *, cluster: bool = False
+    ) -> None:
+        self._folder, self._out, self._console, self._cluster = folder, out, console, cluster
         self._scenes, self._section = scenes, scenes[0]
         self._images, self._truth, self._run = (folder / name for name in ("scenes", "truth", "run"))
         self._model = folder / "demo.onnx"
@@ -121,8 +126,10 @@ class Tour:
 
     def predict(self) -> None:
         """Predict in a process of its own, stop it by Ctrl-C's signal on the way, and resume."""
-        command = ["predict", str(self._images), "-m", str(self._model), "-o", str(self._run), *OPTIONS, "--overwrite"]
-        with self._step(2, "Predict, interrupted once on purpose"):
+        more = ["--executor", "ray", "--workers", "2"] if self._cluster else []
+        command = ["predict", str(self._images), "-m", str(self._model), "-o", str(self._run), *OPTIONS, *more,
+                   "--overwrite"]
+        with self._step(2, "Predict, interrupted once on purpose"), self._nodes():
             code = self._command(command, interrupt=True)
             if code in (130, -signal.SIGINT):  # the latter where it ended just before it was told to
                 self._say(f"interrupted, exit code {code}: {self._progress_of_run()}")
@@ -130,6 +137,20 @@ class Tour:
             if code != 0:
                 raise RunError(f"the run in {self._run} ended with exit code {code}", "its own message is above")
             self._say(self._progress_of_run())
+
+    @contextmanager
+    def _nodes(self) -> Iterator[None]:
+        """The cluster, where one is wanted: processes that are started in here know its address."""
+        if not self._cluster:
+            yield
+            return
+        with two_nodes() as address:
+            self._say(f"a Ray cluster of two nodes on this machine: RAY_ADDRESS={address}")
+            os.environ["RAY_ADDRESS"] = address
+            try:
+                yield
+            finally:
+                del os.environ["RAY_ADDRESS"]
 
     def _command(self, arguments: list[str], *, interrupt: bool = False) -> int:
         self._say(f"$ patchloom {shlex.join(arguments)}", "bold")

@@ -16,10 +16,29 @@ from patchloom.errors import MemoryBudgetError
 from patchloom.geometry.units import CHUNK, CHUNKS_A_UNIT, WIDTH, WIDTH_3D
 from patchloom.predictions.layout import RunLayout
 
-__all__ = ["Budget", "allowed_memory", "check_memory", "size_text", "usual_width"]
+__all__ = ["Budget", "Limits", "allowed_memory", "check_memory", "size_text", "usual_width"]
 
 OVERHEAD = 128 << 20
 """Allowance for the interpreter's and the codecs' own buffers."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may be under way.
+
+    Parameters
+    ----------
+    threads
+        Workers.
+    batch
+        Patches a forward pass; halved when memory runs out.
+    decoded_bytes
+        Decoded pixels that may be held, beyond what the next patch row needs.
+    """
+
+    threads: int
+    batch: int
+    decoded_bytes: int
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ import hashlib
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from patchloom.engine.groups import Groups
+from patchloom.engine.groups import Groups, Unit
+from patchloom.engine.singles import Single, Stack
 from patchloom.engine.stitch import UnitMap
 from patchloom.engine.work import ImageWork, UnitPart
 from patchloom.errors import ImageError
@@ -22,19 +23,19 @@ from patchloom.geometry.axes import spatial_axes
 from patchloom.geometry.region import Region
 from patchloom.predictions.dense import DenseMap
 from patchloom.predictions.files import FileRecord, flush, remove_tree, write_file
-from patchloom.predictions.journal import Journal, Record
+from patchloom.predictions.journal import Log, Record
 from patchloom.predictions.layout import PlaneInfo, RunLayout, indices, member_name
-from patchloom.predictions.lock import Lock
+from patchloom.predictions.lock import Lease
 from patchloom.predictions.members import write_members
-from patchloom.predictions.patches import UnitRows, encode_unit
-from patchloom.predictions.records import grouped
+from patchloom.predictions.patches import ImageRows, UnitRows, encode_unit
+from patchloom.predictions.records import began, grouped
 from patchloom.predictions.skipped import pack
 from patchloom.predictions.stores.store import PredictionStore
 
 if TYPE_CHECKING:
     from patchloom.predictions.write_back import WriteBack
 
-__all__ = ["Commits"]
+__all__ = ["Commits", "forget"]
 
 Task = Callable[[], None]
 HELD = 512
@@ -77,7 +78,7 @@ class Commits:
     """
 
     def __init__(
-        self, layout: RunLayout, journal: Journal, lock: Lock, emit: Callback, *, raise_failures: bool,
+        self, layout: RunLayout, journal: Log, lock: Lease, emit: Callback, *, raise_failures: bool,
         store: PredictionStore | None = None, also: WriteBack | None = None,
     ) -> None:
         self._layout, self._journal, self._lease, self._emit = layout, journal, lock, emit
@@ -100,6 +101,11 @@ class Commits:
         self._queue.put(None)
         self._thread.join()
 
+    def settle(self) -> None:
+        """Wait until everything submitted so far is acknowledged, or cannot be any more."""
+        self._submit(Submission())
+        self._queue.join()
+
     def begin(self, work: ImageWork, identity: str, info: PlaneInfo) -> None:
         """Make an image's maps, unless they are going to share files, and record that it was begun."""
         files = [] if work.held else [record for layout in work.maps.values() for record in layout.create()]
@@ -120,17 +126,18 @@ class Commits:
             )
         )
 
+    def begin_all(self, images: Sequence[Single]) -> None:
+        """Record that images of one patch each were begun."""
+        record = began((image.name, image.identity, image.shape.described, 1) for image in images)
+        self._submit(Submission(records=[record], urgent=False))
+
     def forget(self, image: str) -> None:
         """Record that an image changed: what was predicted of it counts no more, and its maps are removed."""
         written = threading.Event()
         self._submit(Submission(records=[{"is": "forgotten", "image": image}], written=written))
         while not written.wait(1.0) and not self._broken:
             pass
-        for rows in (self._store, self._also):
-            if rows is not None:
-                rows.delete(image)
-        for head in self._layout.dense_heads:
-            remove_tree(self._layout.folder / self._layout.map_name(head, image))
+        forget(self._layout, image, (self._store, self._also))
 
     def fail_unopened(self, image: str, error: ImageError) -> None:
         """Record that an image could not be opened."""
@@ -139,13 +146,17 @@ class Commits:
         if self._raise_failures:
             self.abort(error)
 
-    def fail(self, work: ImageWork, error: ImageError) -> None:
+    def fail(self, work: ImageWork | Single, error: ImageError) -> None:
         """Record that an image is given up."""
-        self._groups.drop(work)
+        if isinstance(work, ImageWork):
+            self._groups.drop(work)
         self.fail_unopened(work.name, error)
 
-    def finish(self, part: UnitPart) -> list[Task]:
-        """Tasks that write a complete part, shard by shard."""
+    def finish(self, part: UnitPart | Stack) -> list[Task]:
+        """Tasks that write a complete part, shard by shard, or what waited with a stack."""
+        if isinstance(part, Stack):
+            kept = part.kept(self._layout.vector_heads)
+            return [partial(self._commit, unit) for unit in self._groups.add_stack(kept)]
         if part.work.held:
             return [partial(self._hold, part)]
         shards = [
@@ -163,6 +174,9 @@ class Commits:
 
     def complete(self, work: ImageWork) -> None:
         """Finish an image whose parts are all submitted: the upper levels of its pyramids, then its record."""
+        if not work.completes:
+            work.image.close()
+            return
         if work.held:
             self._gather(work)
             return
@@ -190,7 +204,7 @@ class Commits:
         for group in self._waited(part):
             self._commit(group)
 
-    def _waited(self, part: UnitPart) -> list[list[UnitPart]]:
+    def _waited(self, part: UnitPart) -> list[Unit]:
         """What is to be committed now that a part is written."""
         return [[part]] if part.alone else self._groups.add(part.work, [part])
 
@@ -217,12 +231,14 @@ class Commits:
         for group in self._groups.add(work, work.encoded, sum(files.size for files in work.held.values())):
             self._commit(group)
 
-    def _commit(self, parts: list[UnitPart]) -> None:
-        parts = sorted((p for p in parts if not p.work.failed), key=lambda p: (p.work.name, p.loops, p.region.start))
+    def _commit(self, waited: Unit) -> None:
+        if isinstance(waited, Stack):
+            self._commit_stack(waited)
+            return
+        parts = sorted((p for p in waited if not p.work.failed), key=lambda p: (p.work.name, p.loops, p.region.start))
         if not parts:
             return
-        key = repr([(p.work.name, p.loops, p.region.start, p.region.shape) for p in parts])
-        unit = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+        unit = _unit_name([(p.work.name, p.loops, p.region.start, p.region.shape) for p in parts])
         files = [record for part in parts for record in part.records]
         rows = {head.name: [part.rows_of(head) for part in parts] for head in self._layout.vector_heads}
         files += self._put(unit, parts[0].work.loop_axes, rows)
@@ -234,7 +250,7 @@ class Commits:
             part.release()
             if part.work.held or not part.work.part_written():
                 continue
-            if _levels(part.work) > 2:
+            if _levels(part.work) > 2 or not part.work.completes:
                 unfinished.append(part.work)
             else:
                 self._add_complete(part.work, submission)
@@ -245,12 +261,31 @@ class Commits:
         for work in unfinished:
             self.complete(work)
 
-    def _put(self, unit: str, loop_axes: str, rows: Mapping[str, Sequence[UnitRows]]) -> Iterator[FileRecord]:
+    def _commit_stack(self, stack: Stack) -> None:
+        names, places = stack.names, stack.parts
+        unit = _unit_name(places)
+        files = list(self._put(unit, "", {head.name: stack.rows(head.name) for head in self._layout.vector_heads}))
+        record = {
+            "is": "unit",
+            "unit": unit,
+            "parts": [[*place, 1, number] for number, place in enumerate(places)],
+            "bad": {name: 1 for name, bad in zip(names, stack.bad, strict=True) if bad},
+            "files": self._named(files),
+        }
+        done = (ImageDone(name, 1, int(bad)) for name, bad in zip(names, stack.bad, strict=True))
+        events = [UnitCommitted(unit, tuple(names), len(names)), *done]
+        self._submit(Submission(files, [record, {"is": "completed", "images": names}], events))
+
+    def _put(
+        self, unit: str, loop_axes: str, rows: Mapping[str, Sequence[UnitRows] | ImageRows]
+    ) -> Iterator[FileRecord]:
         """Put a unit's rows where they are to be; the tables that this makes."""
-        if self._also is not None and rows:
-            self._also.put(loop_axes + spatial_axes(self._layout.ndim), rows)
-        if self._store is not None and rows:
-            self._store.put(loop_axes + spatial_axes(self._layout.ndim), rows)
+        others = [rows for rows in (self._also, self._store) if rows is not None]
+        if others and rows:
+            each = {name: part.of_each() if isinstance(part, ImageRows) else part for name, part in rows.items()}
+            for other in others:
+                other.put(loop_axes + spatial_axes(self._layout.ndim), each)
+        if self._store is not None:
             return
         for name, parts in rows.items():
             head = self._layout.head(name)
@@ -351,13 +386,14 @@ class Commits:
             while not self._queue.empty():
                 waiting.append(self._queue.get())
             last = None in waiting
-            if self._broken:
-                continue  # what comes after an error is not acknowledged
             try:
-                self._write([submission for submission in waiting if submission is not None])
+                if not self._broken:  # what comes after an error is not acknowledged
+                    self._write([submission for submission in waiting if submission is not None])
             except BaseException as error:
                 self._broken = True
                 self.abort(error)
+            for _ in waiting:
+                self._queue.task_done()
 
     def _write(self, submissions: Sequence[Submission]) -> None:
         records = list(grouped([record for submission in submissions for record in submission.records]))
@@ -376,6 +412,20 @@ class Commits:
     def _named(self, files: Sequence[FileRecord]) -> list[tuple[str, int, int]]:
         folder: Any = self._layout.folder
         return [(record.path.relative_to(folder).as_posix(), record.size, record.crc32c) for record in files]
+
+
+def forget(layout: RunLayout, image: str, rows: Iterable[PredictionStore | WriteBack | None]) -> None:
+    """Remove the maps of an image, and its rows out of whatever has rows beside the run's folder."""
+    for one in rows:
+        if one is not None:
+            one.delete(image)
+    for head in layout.dense_heads:
+        remove_tree(layout.folder / layout.map_name(head, image))
+
+
+def _unit_name(parts: Sequence[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]]]) -> str:
+    """Name of a unit, after its content."""
+    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
 
 
 def _levels(work: ImageWork) -> int:

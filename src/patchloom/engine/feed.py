@@ -1,18 +1,20 @@
-"""Turns a source into sweeps, only when the pipeline asks: opens images, skips what is done."""
+"""Turns assignments into sweeps, only when the pipeline asks: opens images, skips what is done."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from patchloom.engine.assignment import Assignment
 from patchloom.engine.commit import Commits
 from patchloom.engine.reading import BlockStore, Padding, block_bytes, block_extent
 from patchloom.engine.shapes import PlaneShape, PlaneShapes, SweepShape
+from patchloom.engine.singles import Single, SingleShapes
 from patchloom.engine.stitch import BufferPool, UnitMap
 from patchloom.engine.survey import opened
 from patchloom.engine.work import ImageWork, Sweep, UnitPart
@@ -26,27 +28,19 @@ from patchloom.images.resized import ResizedImage
 from patchloom.images.source import Entry
 from patchloom.images.sources.stored import fetch_ahead
 from patchloom.models.steps import Reduce, parse_reduce
-from patchloom.predictions.index import ImageRow, Index
 from patchloom.predictions.layout import PlaneInfo, RunLayout, indices
 
 __all__ = ["Feed", "plane_info"]
 
-AT_ONCE = 200
-"""Images that the index is asked about at once."""
-
 
 @dataclass(frozen=True)
 class Feed:
-    """Sweeps over all images that are not done; several workers may open images at once.
+    """Sweeps over what is assigned; several workers may open images at once.
 
     Parameters
     ----------
-    entries
-        The source.
     layout
         Of the run.
-    index
-        What earlier sessions did.
     commits
         Told of images that begin, fail, or have nothing to predict.
     channels, dtype
@@ -57,15 +51,30 @@ class Feed:
         Whether the heads arrive reduced.
     """
 
-    entries: Callable[[], Iterator[Entry]]
     layout: RunLayout
-    index: Index
     commits: Commits
     emit: Callback
     channels: int
     dtype: np.dtype[Any]
     largest_block: int
     reduced_by_model: bool
+
+    @cached_property
+    def _pool(self) -> BufferPool:
+        return BufferPool()
+
+    @cached_property
+    def _shapes(self) -> PlaneShapes:
+        return PlaneShapes(self.layout)
+
+    @cached_property
+    def _singles(self) -> SingleShapes:
+        return SingleShapes()
+
+    @cached_property
+    def _stacks(self) -> bool:
+        """Whether images of one patch are stacked: those without maps, whose patches are not tested."""
+        return not self.layout.dense_heads and self.layout.config.skip is None
 
     @cached_property
     def padding(self) -> Padding:
@@ -79,56 +88,55 @@ class Feed:
             return {}
         return parse_reduce(self.layout.config.reduce, [head.name for head in self.layout.raw_heads])
 
-    def images(self) -> Iterator[Iterator[Sweep]]:
-        """For each image its sweeps; the image is opened when the first of them is asked for."""
-        pool, shapes = BufferPool(), PlaneShapes(self.layout)
-        rows: dict[str, ImageRow | None] = {}
-        pending = fetch_ahead(self._pending(rows))
-        return (self._sweeps(entry, rows.pop(entry.name), pool, shapes) for entry in pending)
+    def images(self, assignments: Iterable[Assignment]) -> Iterator[Iterator[Sweep | Single]]:
+        """For each image its sweeps, or itself if it is one patch; it is opened when the first of them is asked for."""
+        waiting: deque[Assignment] = deque()
 
-    def _pending(self, rows: dict[str, ImageRow | None]) -> Iterator[Entry]:
-        """Images that are not done (nothing of the others is fetched), and in `rows` what the index says of them."""
-        entries = self.entries()
-        while some := list(itertools.islice(entries, AT_ONCE)):
-            known = self.index.known([entry.name for entry in some])
-            for entry in some:
-                row = known.get(entry.name)
-                if row is None or row.state != "done" or row.identity != entry.identity:
-                    rows[entry.name] = row
-                    yield entry
+        def entries() -> Iterator[Entry]:
+            for assignment in assignments:
+                waiting.append(assignment)
+                yield assignment.entry
 
-    def _sweeps(
-        self, entry: Entry, row: ImageRow | None, pool: BufferPool, shapes: PlaneShapes
-    ) -> Iterator[Sweep]:
-        if row is not None and row.identity is not None and row.identity != entry.identity:
+        return (self._sweeps(entry, waiting.popleft()) for entry in fetch_ahead(entries()))
+
+    def _sweeps(self, entry: Entry, assignment: Assignment) -> Iterator[Sweep | Single]:
+        """`entry` is that of the assignment, whose bytes may have been fetched."""
+        if assignment.changed:
             self.commits.forget(entry.name)
-            row = None
         try:
-            yield from self._image(entry, row, pool, shapes)
+            yield from self._image(entry, assignment)
         except ImageError as error:
             self.commits.fail_unopened(entry.name, error)
 
-    def _image(
-        self, entry: Entry, row: ImageRow | None, pool: BufferPool, shapes: PlaneShapes
-    ) -> Iterator[Sweep]:
+    def _image(self, entry: Entry, assignment: Assignment) -> Iterator[Sweep | Single]:
         image = opened(entry, self.layout.config)
+        stacks = self._stacks and assignment.is_new
+        single = self._singles.known(image.info) if stacks else None
+        if single is not None:
+            yield Single(entry.name, entry.identity, single, image)
+            return
         try:
             views = self._planes(image, entry.name)
         except ImageError:
             image.close()
             raise
         first = views[0]
-        shape = shapes.of(first.shape, block_extent(first))
-        work = self._begin(entry, image, views, shape, row)
-        begun = row is not None and row.identity is not None
-        committed = {(part.loops, part.region) for part in self.index.parts(entry.name)} if begun else set()
-        openers = _Openers(self.layout, work, shapes.placings(shape), pool, self.reduce)
+        shape = self._shapes.of(first.shape, block_extent(first))
+        if stacks:
+            info = plane_info(image, views, self.layout)
+            single = self._singles.add(image.info, views, shape, info, self.padding)
+            if single is not None:
+                yield Single(entry.name, entry.identity, single, image)
+                return
+        work = self._begin(entry, image, views, shape, assignment)
+        choosing = bool(assignment.done) or assignment.only is not None
+        openers = _Openers(self.layout, work, self._shapes.placings(shape), self._pool, self.reduce)
         last: Sweep | None = None
         for position, loops in enumerate(indices(views.loop_shape)):
             for planned in shape.sweeps():
                 if work.failed:
                     return
-                sweep = planned.without(committed, loops) if committed else planned
+                sweep = planned.only(assignment.wants, loops) if choosing else planned
                 if sweep is None:
                     continue
                 if last is not None:
@@ -172,11 +180,10 @@ class Feed:
         return views
 
     def _begin(
-        self, entry: Entry, image: Image, views: Planes, shape: PlaneShape, row: ImageRow | None
+        self, entry: Entry, image: Image, views: Planes, shape: PlaneShape, assignment: Assignment
     ) -> ImageWork:
         info = plane_info(image, views, self.layout)
-        begun = self.index.knows_file if row is not None and row.identity is not None else None
-        maps = self.layout.maps(entry.name, info, begun)
+        maps = self.layout.maps(entry.name, info, in_folders=assignment.in_folders)
         work = ImageWork(
             entry.name,
             image,
@@ -188,6 +195,7 @@ class Feed:
             views.loop_axes,
             info.original,
         )
+        row, work.completes = assignment.row, assignment.only is None
         if row is not None:
             work.bad_patches, work.skipped = row.bad_patches, row.patches_skipped
         self.commits.begin(work, entry.identity, info)

@@ -1,162 +1,100 @@
-"""Runs units on this machine: one pipeline, its signals, its beginning and its end."""
+"""Runs units in this process: one pipeline, what feeds it, and what becomes of its results."""
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING
 
+from patchloom.engine.assignment import Assignment
 from patchloom.engine.commit import Commits
 from patchloom.engine.feed import Feed
-from patchloom.engine.pipeline import Pipeline
+from patchloom.engine.pipeline import Images, Pipeline
 from patchloom.engine.prepare import Ready
-from patchloom.events import Callback, Event, PatchesPredicted, PatchesSkipped, RunFinished, RunStarted, RunStopping
-from patchloom.images.source import Entry
+from patchloom.engine.session import conduct, wait_for
+from patchloom.events import Callback, RunFinished, RunStarted
 from patchloom.predictions.index import Index
-from patchloom.predictions.journal import Journal
-from patchloom.predictions.lock import Lock
+from patchloom.predictions.journal import Log
+from patchloom.predictions.lock import Lease
 from patchloom.predictions.stores.store import PredictionStore
 
 if TYPE_CHECKING:
     from patchloom.predictions.write_back import WriteBack
 
-__all__ = ["execute"]
-
-POLL = 0.2
-"""Seconds between looks at signals while the pipeline works."""
+__all__ = ["Local", "execute"]
 
 
-def execute(
-    ready: Ready,
-    entries: Callable[[], Iterator[Entry]],
-    index: Index,
-    journal: Journal,
-    lock: Lock,
-    emit: Callback,
-    started: RunStarted,
-    store: PredictionStore | None = None,
-    also: WriteBack | None = None,
-) -> RunFinished:
-    """Predict every image that is not done.
+class Local:
+    """A pipeline with everything around it.
 
     Parameters
     ----------
     ready
         Model and limits.
-    entries
-        Enumerates the source.
-    index
-        What earlier sessions did.
-    journal, lock
-        Of this session.
+    images
+        Gives the pipeline its work, out of the feed.
+    log, lease
+        Where records go, and what allows to write.
     emit
         Told of everything; called by one thread at a time.
-    started
-        First event.
     store
         Where rows of vector heads go; None for tables in the run's folder.
     also
         Table of the source's database that gets the predictions, too.
+    lasting
+        See `Pipeline`.
+    """
+
+    def __init__(
+        self, ready: Ready, images: Callable[[Feed], Images], log: Log, lease: Lease, emit: Callback,
+        store: PredictionStore | None = None, also: WriteBack | None = None, *, lasting: bool = False,
+    ) -> None:
+        raise_failures = ready.layout.config.on_error == "raise"
+        self.commits = Commits(ready.layout, log, lease, emit, raise_failures=raise_failures, store=store, also=also)
+        feed = Feed(ready.layout, self.commits, emit, ready.channels, ready.image_dtype, ready.memory // 2,
+                    ready.reduced_by_model)
+        self.pipeline = Pipeline(images(feed), ready.predictor, self.commits, ready.limits, emit, ready.filter,
+                                 lasting=lasting)
+        self.commits.then, self.commits.abort = self.pipeline.then, self.pipeline.abort
+
+    def run(self) -> None:
+        """Work until everything is done and acknowledged, or until `stop`."""
+        try:
+            self.pipeline.run(wait_for)
+        except BaseException as error:
+            self.pipeline.abort(error)
+            raise
+        finally:
+            self.commits.close()
+        self.pipeline.raise_error()
+
+    def stop(self) -> None:
+        """Begin nothing new."""
+        self.pipeline.stop()
+
+
+def execute(
+    ready: Ready, assigned: Iterator[Assignment], index: Index, log: Log, lease: Lease, emit: Callback,
+    started: RunStarted, store: PredictionStore | None = None, also: WriteBack | None = None,
+) -> RunFinished:
+    """Predict what is assigned, in this process.
+
+    Parameters
+    ----------
+    assigned
+        Images and parts of images that are not done.
+    index
+        Of the run.
+    started
+        First event.
+    ready, log, lease, emit, store, also
+        See `Local`.
 
     Returns
     -------
     RunFinished
         The last event; `stopped` says whether the user ended it.
     """
-    begin = time.monotonic()
-    counter = _Counter(emit)
-    emit = counter
-    raise_failures = ready.layout.config.on_error == "raise"
-    commits = Commits(ready.layout, journal, lock, emit, raise_failures=raise_failures, store=store, also=also)
-    feed = Feed(
-        entries,
-        ready.layout,
-        index,
-        commits,
-        emit,
-        ready.channels,
-        ready.image_dtype,
-        ready.memory // 2,
-        ready.reduced_by_model,
-    )
-    pipeline = Pipeline(feed.images(), ready.predictor, commits, ready.limits, emit, ready.filter)
-    commits.then, commits.abort = pipeline.then, pipeline.abort
-    stopped = threading.Event()
+    def work(emit: Callback) -> Local:
+        return Local(ready, lambda feed: feed.images(assigned), log, lease, emit, store, also)
 
-    def stop() -> None:
-        stopped.set()
-        emit(RunStopping())
-        pipeline.stop()
-
-    emit(started)
-    with _signals(stop):
-        try:
-            pipeline.run(_wait)
-        except BaseException as error:
-            pipeline.abort(error)
-            raise
-        finally:
-            commits.close()
-    pipeline.raise_error()
-    index.refresh()
-    finished = _finished(index, time.monotonic() - begin, counter, stopped=stopped.is_set())
-    emit(finished)
-    return finished
-
-
-def _finished(index: Index, seconds: float, counter: _Counter, *, stopped: bool) -> RunFinished:
-    counts = index.counts()
-    partial = tuple(
-        (row.name, row.patches_done / max(1, row.patches))
-        for row, _ in zip(index.images("partial"), range(16), strict=False)
-    )
-    left = counts["left"] + counts["partial"]
-    return RunFinished(
-        counts["done"], counts["failed"], left, seconds, counter.patches, stopped, partial, counter.skipped
-    )
-
-
-class _Counter:
-    """Passes events on one at a time, and counts patches."""
-
-    def __init__(self, emit: Callback) -> None:
-        self._emit, self._lock, self.patches, self.skipped = emit, threading.RLock(), 0, 0
-
-    def __call__(self, event: Event) -> None:
-        with self._lock:
-            if isinstance(event, PatchesPredicted):
-                self.patches += event.patches
-            elif isinstance(event, PatchesSkipped):
-                self.skipped += event.patches
-            self._emit(event)
-
-
-def _wait(thread: threading.Thread) -> None:
-    while thread.is_alive():
-        thread.join(POLL)
-
-
-@contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """First Ctrl-C or SIGTERM: stop cleanly. Second: at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        threading.Thread(target=stop, name="patchloom-stop").start()
-
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    for each in before:
-        signal.signal(each, handle)
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    return conduct(work, index, emit, started)

@@ -10,51 +10,40 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
+from patchloom.engine.budget import Limits
 from patchloom.engine.predictor import Predictor
+from patchloom.engine.singles import Single, Stack
 from patchloom.engine.work import ImageWork, ReadyRow, Sweep, UnitPart
 from patchloom.errors import ImageError, MemoryBudgetError
-from patchloom.events import Callback, PatchesPredicted, PatchesSkipped
+from patchloom.events import Callback, ImageStarted, PatchesPredicted, PatchesSkipped
 from patchloom.images.filters import Filter, inside
 
-__all__ = ["Limits", "Pipeline", "Units"]
+__all__ = ["Images", "Limits", "Pipeline", "Units"]
 
 Task = Callable[[], None]
 Patches = list[tuple[Sweep, tuple[int, ...]]]
+Images = Iterator[Iterator[Sweep | Single]]
+"""For each image its sweeps, or itself if it is one patch."""
+T = TypeVar("T")
 TESTED_AT_ONCE = 16
 """Patches that a worker tests before it looks for something more urgent."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much may be under way.
-
-    Parameters
-    ----------
-    threads
-        Workers.
-    batch
-        Patches a forward pass; halved when memory runs out.
-    decoded_bytes
-        Decoded pixels that may be held, beyond what the next patch row needs.
-    """
-
-    threads: int
-    batch: int
-    decoded_bytes: int
 
 
 class Units(Protocol):
     """What becomes of units that are complete, and of images that are not."""
 
-    def finish(self, part: UnitPart) -> list[Task]:
-        """Tasks that write a complete part."""
+    def begin_all(self, images: Sequence[Single]) -> None:
+        """Record that images of one patch each are begun; that others are is known before their sweeps are given."""
 
-    def fail(self, work: ImageWork, error: ImageError) -> None:
+    def finish(self, part: UnitPart | Stack) -> list[Task]:
+        """Tasks that write a complete part, or a stack of images."""
+
+    def fail(self, work: ImageWork | Single, error: ImageError) -> None:
         """Record that an image is given up."""
 
     def flush(self) -> list[Task]:
@@ -67,7 +56,8 @@ class Pipeline:
     Parameters
     ----------
     images
-        The work: for each image its sweeps, opened only when there is room, several images at once; raises nothing.
+        The work: for each image its sweeps, or itself if it is one patch, opened only when there is room, several at
+        once; raises nothing.
     predictor
         The model.
     units
@@ -78,17 +68,22 @@ class Pipeline:
         Told of progress.
     filter_
         Which patches are skipped, before the model sees them; None where all are predicted.
+    lasting
+        Whether more may come after all that was there is done: it then waits for `more` or `stop`.
     """
 
     def __init__(
         self,
-        images: Iterator[Iterator[Sweep]],
+        images: Images,
         predictor: Predictor,
         units: Units,
         limits: Limits,
         emit: Callback,
         filter_: Filter | None = None,
+        *,
+        lasting: bool = False,
     ) -> None:
+        self._lasting = lasting
         self._images, self._predictor, self._units, self._emit = images, predictor, units, emit
         self._limits, self._batch, self._filter = limits, limits.batch, filter_
         self._changed = threading.Condition()
@@ -97,7 +92,9 @@ class Pipeline:
         self._untested_count = 0
         self._ready: deque[ReadyRow] = deque()
         self._ready_count = 0
-        self._opened: deque[Iterator[Sweep]] = deque()
+        self._singles: deque[Single] = deque()
+        self._postponed: deque[Single] = deque()
+        self._opened: deque[Iterator[Sweep | Single]] = deque()
         self._enumerating = threading.Lock()
         self._active: deque[Sweep] = deque()
         self._decoded_bytes = 0
@@ -133,6 +130,19 @@ class Pipeline:
             self._stopping = True
             self._changed.notify_all()
 
+    def more(self) -> None:
+        """Say that `images` has more to give, after it had none."""
+        with self._enumerating, self._changed:  # whoever just found that it has none has noted that
+            self._more, self._flushed = True, False
+            self._changed.notify_all()
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that there was is done, and handed to `units`."""
+        with self._changed:
+            busy = self._more or self._finishing or any(self._running.values())
+            return self._flushed and not busy
+
     def abort(self, error: BaseException) -> None:
         """End as soon as possible with `error`."""
         with self._changed:
@@ -162,12 +172,13 @@ class Pipeline:
                     self._running[chosen[0]] += 1
                     return chosen
                 if not any(self._running.values()):
-                    if self._flushed:
+                    if not self._flushed:
+                        self._flushed = True
+                        self._finishing.extend(self._units.flush())
+                        self._changed.notify_all()
+                        continue
+                    if self._stopping or not self._lasting:
                         return None
-                    self._flushed = True
-                    self._finishing.extend(self._units.flush())
-                    self._changed.notify_all()
-                    continue
                 self._changed.wait()
 
     def _choose(self) -> tuple[str, Task] | None:
@@ -176,70 +187,121 @@ class Pipeline:
         if self._stopping:
             return None
         sweep = next(iter(self._active), None)
-        room = self._room(sweep)
+        room = self._room(self._next_bytes(sweep))
         can_decode = sweep is not None and room
-        can_open = sweep is None and room and (self._more or bool(self._opened))
-        if self._ready_count and self._running["predict"] < self._predictor.at_once:
+        can_open = sweep is None and room and (self._more or bool(self._opened or self._postponed))
+        if self._running["predict"] < self._predictor.at_once:
             filling = can_decode or can_open or any(self._running[kind] for kind in ("test", "decode", "open"))
-            if self._ready_count >= self._batch or not (filling or self._untested):
-                return "predict", self._predict_task(self._pop_patches())
+            enough = self._batch if filling or self._untested else 1
+            if self._ready_count >= enough:
+                return "predict", partial(self._predict, self._pop_patches())
+            if len(self._singles) >= enough:
+                return "predict", partial(self._predict_stack, self._pop_singles())
         if self._untested:
-            return "test", self._test_task(self._pop_untested())
+            return "test", partial(self._test, self._pop_untested())
         if can_decode:
             assert sweep is not None
             key = sweep.next_block()
             if sweep.exhausted:
                 self._active.popleft()
             if key is not None:
-                return "decode", lambda: self._decode(sweep, key)
+                return "decode", partial(self._decode, sweep, key)
         if can_open:
             return "open", self._open
         return None
 
-    def _room(self, sweep: Sweep | None) -> bool:
-        waiting = self._ready_count + self._untested_count
+    def _next_bytes(self, sweep: Sweep | None) -> int:
+        """What is going to be decoded next takes, as far as that is known."""
+        if sweep is not None:
+            return sweep.blocks.block_bytes
+        return self._postponed[0].shape.nbytes if self._postponed else 0
+
+    def _room(self, nbytes: int = 0, others: int = 0) -> bool:
+        """Whether so many bytes may be decoded; `others` are images that this worker holds."""
+        waiting = self._ready_count + self._untested_count + len(self._singles) + others
         if not waiting and not self._running["predict"] and not self._running["test"]:
             return True
         if waiting >= max(4 * self._batch * self._predictor.at_once, 64):
             return False
-        block = sweep.blocks.block_bytes if sweep is not None else 0
-        return self._decoded_bytes + block <= self._limits.decoded_bytes
+        return self._decoded_bytes + nbytes <= self._limits.decoded_bytes
 
     def _open(self) -> None:
         """Get one more sweep; of images that are one block each, as many as make a batch, and decode them."""
-        opening = True
-        while opening:
-            sweep = self._next_sweep()
-            with self._changed:
-                if sweep is None or sweep.work.failed:
-                    return
-                sweep.work.sweeps.append(sweep)
-                if not (sweep.shape.is_one_block and self._room(sweep)):
-                    self._active.append(sweep)
-                    return
-                key = sweep.next_block()
-            if key is not None:
-                self._decode(sweep, key)
-            with self._changed:
-                urgent = self._finishing or self._untested or self._active or self._ready_count >= self._batch
-                opening = not (urgent or self._stopping or self._error is not None) and self._room(None)
+        singles: list[Single] = []
+        while len(singles) < self._batch:
+            found = self._next_sweep()
+            if isinstance(found, Single):
+                if not self._reserve(found, len(singles)):
+                    break
+                self._emit(ImageStarted(found.name, 1))
+                found.decode()
+                singles.append(found)
+            elif found is None or not self._open_sweep(found):
+                break
+            if self._is_urgent() or not self._room(others=len(singles)):
+                break
+        if singles:
+            self._hold(singles)
 
-    def _next_sweep(self) -> Sweep | None:
+    def _reserve(self, single: Single, others: int) -> bool:
+        """Whether there is room for one more image of one patch; what it is going to take is counted, or it waits."""
+        with self._changed:
+            room = self._room(single.shape.nbytes, others)
+            if room:
+                self._decoded_bytes += single.shape.nbytes
+            else:
+                self._postponed.append(single)
+            return room
+
+    def _open_sweep(self, sweep: Sweep) -> bool:
+        """Decode what is one block; False where it is not, or there is no room."""
+        with self._changed:
+            if sweep.work.failed:
+                return False
+            sweep.work.sweeps.append(sweep)
+            if not (sweep.shape.is_one_block and self._room(sweep.blocks.block_bytes)):
+                self._active.append(sweep)
+                return False
+            key = sweep.next_block()
+        if key is not None:
+            self._decode(sweep, key)
+        return True
+
+    def _is_urgent(self) -> bool:
+        """Whether there is something to do that is more downstream than opening images."""
+        can_predict = self._running["predict"] < self._predictor.at_once
+        ready = can_predict and max(self._ready_count, len(self._singles)) >= self._batch
+        return bool(ready or self._finishing or self._untested or self._active or self._stopping or self._error)
+
+    def _hold(self, singles: Sequence[Single]) -> None:
+        """Have images of one patch, decoded, wait for the model."""
+        self._units.begin_all(singles)
+        failed = [single for single in singles if single.error is not None]
+        with self._changed:
+            self._singles.extend(single for single in singles if single.error is None)
+            self._decoded_bytes -= sum(single.shape.nbytes for single in failed)
+        for single in failed:
+            assert single.error is not None
+            self._units.fail(single, single.error)
+
+    def _next_sweep(self) -> Sweep | Single | None:
         """One more sweep, out of an image that is open or out of the next one; None where there are no more images."""
         while True:
-            with self._changed:
-                image = self._opened.popleft() if self._opened else None
+            if (postponed := _popped(self._postponed)) is not None:
+                return postponed
+            image = _popped(self._opened)
             if image is None:
                 with self._enumerating:
-                    image = next(self._images, None)
-            sweep = next(image, None) if image is not None else None
-            with self._changed:
-                if image is None:
-                    self._more = False
-                    return None
-                if sweep is not None:
+                    following = next(self._images, None)
+                    if following is None:
+                        self._more = False
+                        return None
+                image = following
+            sweep = next(image, None)
+            if sweep is not None:
+                if not isinstance(sweep, Single):
                     self._opened.appendleft(image)
-                    return sweep
+                return sweep
 
     def _decode(self, sweep: Sweep, key: tuple[int, ...]) -> None:
         try:
@@ -266,9 +328,6 @@ class Pipeline:
             self._untested.popleft()
         self._untested_count -= len(patches)
         return patches
-
-    def _test_task(self, patches: Patches) -> Task:
-        return lambda: self._test(patches)
 
     def _test(self, patches: Patches) -> None:
         """Ask the filter about patches of one row; what it keeps is ready."""
@@ -318,22 +377,38 @@ class Pipeline:
         self._ready_count -= len(patches)
         return patches
 
-    def _predict_task(self, patches: Patches) -> Task:
-        return lambda: self._predict(patches)
-
     def _predict(self, patches: Patches) -> None:
-        self._call(self._fill(patches), patches)
+        self._call(self._fill(patches), patches, self._place)
 
-    def _call(self, batch: NDArray[Any], patches: Patches) -> None:
+    def _call(
+        self, batch: NDArray[Any], patches: list[T], place: Callable[[list[T], dict[str, NDArray[Any]]], None]
+    ) -> None:
         try:
             heads = self._predictor(batch, len(patches))
         except MemoryError as error:
             half = self._halved(len(patches), error)
             for i in range(0, len(patches), half):
                 part = patches[i : i + half]
-                self._call(self._predictor.part(batch, i, len(part)), part)
+                self._call(self._predictor.part(batch, i, len(part)), part, place)
         else:
-            self._place(patches, heads)
+            place(patches, heads)
+
+    def _pop_singles(self) -> list[Single]:
+        return [self._singles.popleft() for _ in range(min(self._batch, len(self._singles)))]
+
+    def _predict_stack(self, singles: list[Single]) -> None:
+        batch, slots = self._predictor.batch(self._local, len(singles))
+        for single, slot in zip(singles, slots, strict=False):
+            single.deliver(slot, self._predictor.preprocess)
+        with self._changed:
+            self._decoded_bytes -= sum(single.shape.nbytes for single in singles)
+        self._call(batch, singles, self._finish_stack)
+
+    def _finish_stack(self, singles: list[Single], heads: dict[str, NDArray[Any]]) -> None:
+        for single in singles:
+            self._emit(PatchesPredicted(single.name, 1))
+        bad = self._predictor.bad(heads, len(singles))
+        self._add_tasks(self._units.finish(Stack(singles, heads, bad)))
 
     def _fill(self, patches: Patches) -> NDArray[Any]:
         batch, slots = self._predictor.batch(self._local, len(patches))
@@ -370,9 +445,13 @@ class Pipeline:
             with self._changed:
                 if sweep.finished(part) and sweep in sweep.work.sweeps:
                     sweep.work.sweeps.remove(sweep)  # what waits to be committed is not to hold its pixels
-                if tasks:
-                    self._finishing.extend(tasks)
-                    self._changed.notify_all()
+            self._add_tasks(tasks)
+
+    def _add_tasks(self, tasks: Sequence[Task]) -> None:
+        if tasks:
+            with self._changed:
+                self._finishing.extend(tasks)
+                self._changed.notify_all()
 
     def then(self, tasks: Sequence[Task]) -> None:
         """Have more tasks done, before anything else."""
@@ -404,3 +483,11 @@ class Pipeline:
         with self._changed:
             self._batch = min(self._batch, max(1, patches // 2))
         return max(1, patches // 2)
+
+
+def _popped(queue: deque[T]) -> T | None:
+    """First element; other threads may take it, too."""
+    try:
+        return queue.popleft()
+    except IndexError:
+        return None

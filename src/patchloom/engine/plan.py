@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from patchloom.config import Config
-from patchloom.engine.budget import allowed_memory, size_text
-from patchloom.engine.pipeline import Limits
+from patchloom.engine.budget import Limits, allowed_memory, size_text
 from patchloom.engine.predictor import Predictor
 from patchloom.engine.survey import Survey
+from patchloom.engine.tasks import Dealt
 from patchloom.models.model import Head, Model
 from patchloom.predictions.layout import PlaneInfo, RunLayout
 
@@ -50,6 +50,8 @@ class Plan:
         Things that a user may want to know before starting.
     skip
         Filter that is asked about each patch; the numbers count patches as if it skipped none.
+    dealt
+        How the images are dealt out, where an executor has workers.
     """
 
     images: int
@@ -66,6 +68,7 @@ class Plan:
     estimated: bool = False
     hints: tuple[str, ...] = ()
     skip: str | None = None
+    dealt: Dealt | None = None
 
     def lines(self) -> list[str]:
         """The plan as people read it."""
@@ -77,6 +80,7 @@ class Plan:
             f"memory   {size_text(self.memory)} projected of {size_text(self.memory_allowed)} allowed · "
             f"device {self.device} · batch {self.batch} · {self.threads} thread{'s' * (self.threads != 1)}",
         ]
+        lines += [_dealt_line(self.dealt, self.patches)] if self.dealt is not None else []
         lines += [f"head     {describe(head)}" for head in self.heads]
         lines += [f"skip     {self.skip}; the numbers count patches as if none were skipped"] if self.skip else []
         return lines + [f"hint     {hint}" for hint in self.hints]
@@ -108,7 +112,16 @@ class Plan:
             "estimated",
             "skip",
         )
-        return {name: getattr(self, name) for name in names} | {"heads": heads, "hints": list(self.hints)}
+        plan = {name: getattr(self, name) for name in names} | {"heads": heads, "hints": list(self.hints)}
+        return plan | {"dealt": None if self.dealt is None else asdict(self.dealt)}
+
+
+def _dealt_line(dealt: Dealt, patches: int) -> str:
+    """How images are dealt out, in a line."""
+    sizes = f"{dealt.smallest:,}" + (f" to {dealt.largest:,}" if dealt.largest > dealt.smallest else "")
+    twice = f"{dealt.repeated:,} patches ({100 * dealt.repeated / max(1, patches):.1f} %)"
+    return (f"workers  {dealt.workers:,} · {dealt.tasks:,} task{'s' * (dealt.tasks != 1)} of {sizes} patches · "
+            f"{twice} predicted twice where images are cut")
 
 
 def describe(head: Head) -> str:

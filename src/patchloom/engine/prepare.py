@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from patchloom.config import Config
 from patchloom.engine import plan as planning
-from patchloom.engine.budget import Budget, allowed_memory, check_memory
+from patchloom.engine.budget import Budget, Limits, allowed_memory, check_memory
 from patchloom.engine.memory import resident_memory
-from patchloom.engine.pipeline import Limits
 from patchloom.engine.plan import Plan
 from patchloom.engine.predictor import Predictor, check_channels
 from patchloom.engine.survey import Survey, trial_patch

@@ -19,7 +19,7 @@ from patchloom.geometry.region import Piece, Region
 from patchloom.images.plane import Plane
 from patchloom.models.steps import Preprocess
 
-__all__ = ["BlockStore", "Padding", "block_bytes", "block_extent", "needed", "source_pixels"]
+__all__ = ["BlockStore", "Padding", "block_bytes", "block_extent", "deliver", "needed", "source_pixels"]
 
 SMALL_CHUNK = 128
 """Chunks shorter than this on an axis are decoded several at a time."""
@@ -107,7 +107,10 @@ class BlockStore:
         """Decode one block; returns the bytes that it takes, 0 where nobody wants it any more."""
         if self._announced or self._fetching.locked():
             self._fetch()
-        pixels = self.plane.read(self.region(key))
+        return self.hold(key, self.plane.read(self.region(key)))
+
+    def hold(self, key: tuple[int, ...], pixels: NDArray[Any]) -> int:
+        """Take a block that is decoded; see `decode`."""
         with self._lock:
             self._blocks[key] = pixels
             return 0 if self._abandoned else pixels.nbytes
@@ -155,7 +158,7 @@ class BlockStore:
             if p is not None and padding.mode == "constant":
                 outside = (slice(None),) * axis + (p < 0,)
                 raw[outside] = np.asarray(padding.fill).astype(raw.dtype)
-        _deliver(raw, out, preprocess)
+        deliver(raw, out, preprocess)
 
     def source(self, patch: Region, padding: Padding) -> Region:
         """Pixels of the plane that a patch is made of; less than the patch where it reaches over an edge."""
@@ -183,7 +186,7 @@ class BlockStore:
         for key, there, here in _pieces(source, self.extent):
             with self._lock:
                 pixels = self._blocks[key]
-            _deliver(pixels[(slice(None), *there)], out[(slice(None), *here)], preprocess)
+            deliver(pixels[(slice(None), *there)], out[(slice(None), *here)], preprocess)
 
 
 def block_extent(plane: Plane) -> tuple[int, ...]:
@@ -217,7 +220,8 @@ def _pieces(source: Region, extent: tuple[int, ...]) -> tuple[Piece, ...]:
     return tuple(source.pieces(extent))
 
 
-def _deliver(pixels: NDArray[Any], out: NDArray[Any], preprocess: Preprocess | None) -> None:
+def deliver(pixels: NDArray[Any], out: NDArray[Any], preprocess: Preprocess | None) -> None:
+    """Copy pixels, ``(C, *region)``, to their place in a batch, preprocessed."""
     if preprocess is None:
         out[...] = pixels
     else:

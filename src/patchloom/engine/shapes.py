@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -87,9 +87,11 @@ class SweepShape:
     mode: Pad
     parts: tuple[PartShape, ...]
 
-    def without(self, done: Container[tuple[tuple[int, ...], Region]], loops: tuple[int, ...]) -> SweepShape | None:
-        """The same but for the units of the plane at `loops` that are done; None where none is left."""
-        left = tuple(part for part in self.parts if (loops, part.region) not in done)
+    def only(
+        self, wanted: Callable[[tuple[tuple[int, ...], Region]], bool], loops: tuple[int, ...]
+    ) -> SweepShape | None:
+        """The same with those units of the plane at `loops` that are wanted; None where none is."""
+        left = tuple(part for part in self.parts if wanted((loops, part.region)))
         return SweepShape(self.grid, self.plane, self.extent, self.mode, left) if left else None
 
     def patch(self, place: tuple[int, ...]) -> Region:

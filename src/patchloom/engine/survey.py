@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ class ImageSize:
     dtype: np.dtype[Any]
     decoded: int = 0
     """Bytes that are decoded to make a whole image small."""
+    loop_shape: tuple[int, ...] = ()
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def survey(
     opened: list[Entry] = []
     for entry, fetched in zip(sample, fetch_ahead(sample), strict=True):
         try:
-            sizes.append(_size(fetched, config, ndim))
+            sizes.append(replace(_size(fetched, config, ndim), entry=entry))
         except ImageError:
             continue  # counted as unreadable; it will fail, and be recorded, in its turn
         else:
@@ -127,7 +129,8 @@ def _size(entry: Entry, config: Config, ndim: int) -> ImageSize:
         first = views[0]
         decoded = image.decoded_bytes if isinstance(image, ResizedImage) else 0
         return ImageSize(
-            tuple(first.shape), len(views), tuple(first.chunks), first.channels, np.dtype(first.dtype), decoded
+            tuple(first.shape), len(views), tuple(first.chunks), first.channels, np.dtype(first.dtype), decoded,
+            tuple(views.loop_shape),
         )
     finally:
         image.close()

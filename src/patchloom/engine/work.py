@@ -24,7 +24,7 @@ from patchloom.predictions.files import FileRecord
 from patchloom.predictions.map_files import HeldFiles
 from patchloom.predictions.patches import UnitRows
 
-__all__ = ["ImageWork", "ReadyRow", "Sweep", "UnitPart"]
+__all__ = ["ImageWork", "ReadyRow", "Sweep", "UnitPart", "unit_places"]
 
 
 @dataclass
@@ -45,6 +45,8 @@ class ImageWork:
         The grid in pixels of each dense head's map.
     original
         Pixels of the image where it was made small to be one patch.
+    completes
+        Whether the image is complete with what is predicted now; else other parts of it are done elsewhere.
     """
 
     name: str
@@ -56,6 +58,7 @@ class ImageWork:
     patches: int
     loop_axes: str = ""
     original: tuple[int, ...] | None = None
+    completes: bool = True
     parts_left: int = 0
     bad_patches: int = 0
     skipped: int = 0
@@ -178,7 +181,7 @@ class UnitPart:
 
     def rows_of(self, head: Head) -> UnitRows:
         """Rows of a vector head, in the order of the grid."""
-        places, starts, shapes = _rows(self.work.grid, self.work.shape, self._origins)
+        places, starts, shapes = unit_places(self.work.grid, self.work.shape, self._origins)
         if self.work.original is not None:
             shapes = np.broadcast_to(np.asarray(self.work.original, np.int64), shapes.shape)
         values = self._vectors[head.name] if self._opened else self._empty(head)
@@ -313,7 +316,7 @@ class Sweep:
 
 
 @lru_cache(maxsize=16)
-def _rows(grid: Grid, plane: tuple[int, ...], origins: tuple[range, ...]) -> tuple[NDArray[np.int64], ...]:
+def unit_places(grid: Grid, plane: tuple[int, ...], origins: tuple[range, ...]) -> tuple[NDArray[np.int64], ...]:
     """Places, starts and extents of patches; the same again for images of one size."""
     lines = [np.asarray(line, np.int64) for line in origins]
     first = [np.asarray([a.start(i) for i in line], np.int64) for a, line in zip(grid.axes, origins, strict=True)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,6 +59,11 @@ class ImageInfo:
     def shape(self) -> tuple[int, ...]:
         """Extents of level 0 along `axes`."""
         return self.levels[0]
+
+    @cached_property
+    def chunk_bytes(self) -> int:
+        """Memory of the largest chunk."""
+        return max(math.prod(chunk) for chunk in self.chunks) * self.dtype.itemsize
 
     def extent(self, axis: str, level: int = 0) -> int:
         """Extent along one axis; 1 for an axis that the image does not have."""

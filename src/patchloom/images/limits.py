@@ -22,6 +22,8 @@ def check_chunks(path: Path, info: ImageInfo) -> ImageInfo:
     ImageTooLargeError
         Naming the file and the size.
     """
+    if info.chunk_bytes <= MAX_CHUNK_BYTES:
+        return info
     for level, (shape, chunk) in enumerate(zip(info.levels, info.chunks, strict=True)):
         size = math.prod(chunk) * info.dtype.itemsize
         if size > MAX_CHUNK_BYTES:

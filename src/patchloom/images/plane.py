@@ -54,6 +54,19 @@ class Plane:
         self.chunks: tuple[int, ...] = self._form.chunks
         """Extents ([z,] y, x) of the blocks that are decoded at once."""
 
+    def of(self, image: Image) -> Plane:
+        """The same place in another image of the same description."""
+        plane = Plane.__new__(Plane)
+        vars(plane).update(vars(self))
+        plane._image = image
+        return plane
+
+    def of_none(self) -> Plane:
+        """The same place without an image, which is not kept; others are asked for with `of`."""
+        plane = self.of(self._image)
+        del plane._image
+        return plane
+
     @property
     def loops(self) -> dict[str, int]:
         """Index on each loop axis, in the order STCZYX."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ PARTIAL = ".partial"
 """Ending of files that are being written; whatever bears it after a crash is swept."""
 PIECE = 1 << 20
 _numbers = itertools.count()
+_machine = secrets.token_hex(4)  # processes of two machines that share a folder may have the same number
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Writing:
         self.path = path
         self.size = 0
         self._crc = 0
-        self._partial = path.with_name(f"{path.name}.{os.getpid()}-{next(_numbers)}{PARTIAL}")
+        self._partial = path.with_name(f"{path.name}.{_machine}-{os.getpid()}-{next(_numbers)}{PARTIAL}")
 
     def __enter__(self) -> Writing:
         try:

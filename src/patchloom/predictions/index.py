@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import itertools
 import json
 import os
 import sqlite3
+import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +21,14 @@ from patchloom.geometry.region import Region
 from patchloom.objects import AnyPath
 from patchloom.predictions.journal import Record, logs, read_log
 from patchloom.predictions.layout import member_name
+from patchloom.predictions.leases import live_shards
 from patchloom.predictions.records import begun
 
 __all__ = ["ImageRow", "Index", "Part"]
 
 RETRIES = 2
 """How often logs are listed if they vanish while they are read."""
-VERSION = 3
+VERSION = 4
 SCHEMA = """
 create table log (name text primary key, offset integer not null);
 create table image (
@@ -42,6 +45,7 @@ create table part (
 ) without rowid;
 create table file (path text primary key, size integer not null, crc integer not null, image text) without rowid;
 create table unit (name text primary key) without rowid;
+create table dealt (number integer primary key, record text not null);
 """
 
 PART = ", ".join("?" * 13)
@@ -87,13 +91,17 @@ class Index:
     folder
         Of the run. Where it cannot be written the index is built in memory; that of a run in object storage is in the
         user's cache (``$XDG_CACHE_HOME/patchloom``, else ``~/.cache/patchloom``).
+    private
+        Have it in a temporary file: for one of several machines that share a folder, at which SQLite is not safe. So it
+        is of each run that shards are writing.
     """
 
-    def __init__(self, folder: AnyPath) -> None:
+    def __init__(self, folder: AnyPath, *, private: bool = False) -> None:
         self._journal = folder / "journal"
         self._lock = threading.RLock()
-        self._path = _file_of(folder)
-        self._database = self._connect(self._path)
+        private = private or (isinstance(folder, Path) and bool(live_shards(folder)))
+        self._path = Path(tempfile.gettempdir()) if private else _file_of(folder)
+        self._database = _created(_connected("")) if private else self._connect(self._path)
         self.refresh()
 
     def refresh(self) -> None:
@@ -110,7 +118,7 @@ class Index:
             sizes = {path.name: size for path, size in found.items()}
             read = dict(self._database.execute("select name, offset from log"))
             if any(sizes.get(name, -1) < offset for name, offset in read.items()):
-                for table in ("log", "image", "part", "file", "unit"):
+                for table in ("log", "image", "part", "file", "unit", "dealt"):
                     self._database.execute(f"delete from {table}")
                 read = {}
             for path, size in found.items():
@@ -137,9 +145,14 @@ class Index:
         """Give the file handle back."""
         self._database.close()
 
-    def counts(self) -> dict[str, int]:
-        """Number of images in each state."""
-        rows = self._query("select state, count(*) from image group by state")
+    def counts(self, only: Callable[[str], bool] | None = None) -> dict[str, int]:
+        """Number of images in each state: of all, or of those whose names are wanted."""
+        condition = ""
+        with self._lock:
+            if only is not None:
+                self._database.create_function("wanted", 1, only)
+                condition = "where wanted(name)"
+            rows = self._query(f"select state, count(*) from image {condition} group by state")
         return {"done": 0, "partial": 0, "left": 0, "failed": 0} | dict(rows)
 
     def predicted(self) -> int:
@@ -165,18 +178,21 @@ class Index:
 
     def images(self, *states: str) -> Iterator[ImageRow]:
         """Images in order of their names, a page at a time; all of them, or those in some states."""
-        last = None
-        condition = f"state in ({', '.join('?' * len(states))})" if states else "1"
+        if len(states) > 1:  # SQLite would sort all of them for each page
+            yield from heapq.merge(*(self.images(state) for state in states), key=lambda row: row.name)
+            return
+        condition, after = "state = ?" if states else "1", ""
+        last: tuple[str, ...] = ()
         while True:
             rows = self._query(
-                f"select {', '.join(ImageRow.__annotations__)} from image where {condition} "
-                "and (? is null or name > ?) order by name limit 1000",
-                (*states, last, last),
+                f"select {', '.join(ImageRow.__annotations__)} from image where {condition} {after} "
+                "order by name limit 1000",
+                (*states, *last),
             )
             yield from map(_image_row, rows)
             if len(rows) < 1000:
                 return
-            last = rows[-1][0]
+            after, last = "and name > ?", (rows[-1][0],)
 
     def parts(self, image: str, loops: Sequence[int] | None = None, region: Region | None = None) -> list[Part]:
         """Committed parts of an image: all, or those of one plane, or those that share pixels with `region`."""
@@ -211,6 +227,11 @@ class Index:
         mixed = self._query("select name from unit where name in (select unit from part)")
         return {row[0]: self.images_of(row[0]) for row in mixed}
 
+    def dealt(self) -> Record | None:
+        """How the run was dealt out to shards the last time; None if it never was."""
+        rows = self._query("select record from dealt order by number desc limit 1")
+        return json.loads(rows[0][0]) if rows else None
+
     def knows_file(self, path: str) -> bool:
         """Whether a file, named relative to the run, was committed."""
         return bool(self._query("select 1 from file where path = ?", (path,)))
@@ -236,7 +257,7 @@ class Index:
                 break  # no permission, no room: an index in memory serves as well
             except sqlite3.DatabaseError:
                 _remove(path)  # not a database any more
-        return _created(sqlite3.connect(":memory:", check_same_thread=False))
+        return _created(_connected(":memory:"))
 
     def _take_log(self, path: AnyPath, offset: int) -> None:
         end = offset
@@ -256,6 +277,7 @@ class Index:
             "completed": self._take_completed,
             "failed": self._take_failed,
             "forgotten": self._take_forgotten,
+            "dealt": self._take_dealt,
         }
         if record["is"] in take:  # what a later version adds is not for this one
             take[record["is"]](record)
@@ -351,6 +373,10 @@ class Index:
             (name,),
         )
 
+    def _take_dealt(self, record: Record) -> None:
+        values = (record["number"], json.dumps(record))
+        self._database.execute("insert or replace into dealt values (?, ?)", values)
+
     def _take_files(self, files: Sequence[Sequence[Any]], image: str | None) -> None:
         self._database.executemany(
             "insert or replace into file values (?, ?, ?, ?)", ((path, size, crc, image) for path, size, crc in files)
@@ -381,8 +407,13 @@ def _part_rows(record: Record) -> list[tuple[Any, ...]]:
     return rows
 
 
+def _connected(name: str) -> sqlite3.Connection:
+    """A file; or ``:memory:``; or, without a name, a temporary file that is gone when it is closed, also by a crash."""
+    return sqlite3.connect(name, timeout=60, check_same_thread=False)
+
+
 def _opened(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=60, check_same_thread=False)
+    database = _connected(str(path))
     try:
         database.execute("pragma journal_mode = wal")
         database.execute("pragma synchronous = off")  # derived: a crash costs a rebuild

@@ -22,7 +22,7 @@ from patchloom.errors import RunDamagedError, RunLockedError
 from patchloom.objects import AnyPath, ObjectPath
 from patchloom.predictions.files import flush, output_error, write_file
 
-__all__ = ["Journal", "Record", "check_logs", "compact", "encode", "logs", "read_log"]
+__all__ = ["Journal", "Log", "Record", "check_logs", "compact", "encode", "logs", "read_log"]
 
 Record = Mapping[str, Any]
 COMPACT_ABOVE = 16
@@ -38,8 +38,13 @@ def logs(folder: AnyPath) -> dict[AnyPath, int]:
     if isinstance(folder, ObjectPath):
         found = folder.sizes()
     elif folder.is_dir():
-        found = {path: path.stat().st_size for path in folder.glob("*.jsonl")}
+        found = {path: _size(path) for path in folder.glob("*.jsonl")}
     return {path: found[path] for path in sorted(found, key=lambda path: path.name)}
+
+
+def _size(path: Path) -> int:
+    with path.open("rb") as file:  # when a file is opened a shared file system asks for what other machines appended
+        return os.fstat(file.fileno()).st_size
 
 
 def encode(record: Record) -> bytes:
@@ -93,6 +98,13 @@ def check_logs(folder: AnyPath) -> None:
             pass
 
 
+class Log(Protocol):
+    """Where records of what is committed go."""
+
+    def append(self, record: Record, *, durable: bool = True) -> None:
+        """Take one record; with `durable`, return only when it and all before it are safe."""
+
+
 class Journal:
     """One writer's log.
 
@@ -138,7 +150,7 @@ class _FileLog:
 
     def __init__(self, folder: Path, number: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / f"{number:06d}-{os.getpid()}.jsonl"
+        self._path = folder / f"{number:06d}-{secrets.token_hex(4)}.jsonl"
         self._file = self._path.open("xb", buffering=0)
 
     def write(self, line: bytes) -> None:

@@ -200,19 +200,29 @@ class RunLayout:
             unit = table_unit(self.grid(plane))
         return UnitLayout(tuple(plane), unit)
 
-    def maps(self, image: str, info: PlaneInfo, begun: Callable[[str], bool] | None = None) -> dict[str, DenseMap]:
+    def maps(self, image: str, info: PlaneInfo, *, in_folders: bool = False) -> dict[str, DenseMap]:
         """Where the dense heads of one image are going to be written, by their names.
 
         Parameters
         ----------
-        begun
-            Of an image that an earlier session began, which files it committed: a map that has a folder keeps it.
+        in_folders
+            Whether an earlier session began them in folders of their own, which they keep.
         """
         heads = self.dense_heads
         if not heads:
             return {}
-        packed = self.packs(info) and not any(begun and begun(self.map_file(head, image)) for head in heads)
+        packed = self.packs(info) and not in_folders
         return {head.name: self.map(head, image, info, HeldFiles() if packed else None) for head in heads}
+
+    def in_folders(self, image: str, knows_file: Callable[[str], bool]) -> bool:
+        """Whether maps of an image were begun in folders of their own.
+
+        Parameters
+        ----------
+        knows_file
+            Says of a file's name, relative to the run, whether it was committed.
+        """
+        return any(knows_file(self.map_file(head, image)) for head in self.dense_heads)
 
     def packs(self, info: PlaneInfo) -> bool:
         """Whether the maps of an image are so small that they share files with those of other images."""

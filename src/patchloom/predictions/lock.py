@@ -14,15 +14,17 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from patchloom.errors import RunLockedError
 from patchloom.objects import AnyPath, ObjectPath
-from patchloom.predictions.files import output_error, write_file
+from patchloom.parsing import Shard
+from patchloom.predictions.files import PARTIAL, output_error, write_file
 
-__all__ = ["GUARD", "HEARTBEAT", "STALE", "Lock", "begun"]
+__all__ = ["GUARD", "HEARTBEAT", "STALE", "Holding", "Lease", "Lock", "begun", "described", "holder", "remove_void"]
 
 GUARD = ".lock-guard"
 """File beside the lease that processes of one machine take turns by."""
@@ -39,6 +41,41 @@ _given_up: set[str] = set()
 _logger = logging.getLogger(__name__)
 
 
+class Lease(Protocol):
+    """What allows to write into a run."""
+
+    def check(self) -> None:
+        """Raise RunLockedError if the lease was lost; called before every commit."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A lease, for those who work for its holder, also in other processes.
+
+    Parameters
+    ----------
+    path
+        ``run/lock``.
+    token
+        The holder's.
+    """
+
+    path: AnyPath
+    token: str
+
+    def check(self) -> None:
+        """As `Lease.check`."""
+        try:
+            held = _lease(_place(self.path).read())
+        except OSError as error:
+            raise output_error(error, self.path) from error
+        if (held or {}).get("token") != self.token:
+            raise RunLockedError(
+                f"lost the lease on {self.path.parent} to another process",
+                "was this process suspended? `patchloom resume` goes on once the other has ended",
+            )
+
+
 class Lock:
     """Lease on a run.
 
@@ -47,7 +84,9 @@ class Lock:
     Parameters
     ----------
     path
-        ``run/lock``.
+        ``run/lock``, or that of a shard.
+    shard
+        Who holds it, where several processes share the run.
 
     Raises
     ------
@@ -55,11 +94,12 @@ class Lock:
         If another process holds the lease; names it.
     """
 
-    def __init__(self, path: AnyPath) -> None:
-        self._path = path
+    def __init__(self, path: AnyPath, shard: Shard | None = None) -> None:
+        self._path, self._shard = path, shard
         self._token = secrets.token_hex(8)
         self._stop = threading.Event()
-        self._place: _Place = _ObjectPlace(path) if isinstance(path, ObjectPath) else _FilePlace(path)
+        self.holding = Holding(path, self._token)
+        self._place = _place(path)
         try:
             self._place.change(self._take)
         except OSError as error:
@@ -76,16 +116,8 @@ class Lock:
         self.release()
 
     def check(self) -> None:
-        """Raise RunLockedError if the lease was lost; called before every commit."""
-        try:
-            held = self._is_ours(self._place.read())
-        except OSError as error:
-            raise output_error(error, self._path) from error
-        if not held:
-            raise RunLockedError(
-                f"lost the lease on {self._path.parent} to another process",
-                "was this process suspended? `patchloom resume` goes on once the other has ended",
-            )
+        """As `Lease.check`."""
+        self.holding.check()
 
     def release(self) -> None:
         """Give the lease back."""
@@ -103,12 +135,10 @@ class Lock:
         return (_lease(held) or {}).get("token") == self._token
 
     def _take(self, held: bytes | None) -> bytes:
-        holder = _lease(held)
-        if holder is not None and holder.get("token") not in {self._token, *_given_up} and _alive(holder):
-            raise RunLockedError(
-                f"{self._path.parent} is being written by process {holder.get('pid')} on {holder.get('host')}",
-                "wait until it ends, or stop it",
-            )
+        other = _holder(held)
+        if other is not None and other.get("token") != self._token:
+            raise RunLockedError(f"{self._path.parent} is being written by {described(other)}",
+                                 "wait until it ends, or stop it")
         return self._renewed()
 
     def _renewed(self) -> bytes:
@@ -121,6 +151,7 @@ class Lock:
             "started": _started(pid),
             "renewed": time.time(),
         }
+        lease |= {"shard": str(self._shard)} if self._shard is not None else {}
         return json.dumps(lease).encode()
 
     def _renew(self) -> None:
@@ -129,6 +160,30 @@ class Lock:
                 self._place.change(lambda held: self._renewed() if self._is_ours(held) else None)
             except OSError:
                 continue  # a full disk, say: the next commit tells, and if there is room again this goes on
+
+
+def holder(path: AnyPath) -> dict[str, Any] | None:
+    """What the holder of a lease says of itself; None where the lease is void."""
+    return _holder(_place(path).read())
+
+
+def described(lease: Mapping[str, Any]) -> str:
+    """The holder of a lease, for people."""
+    process = f"process {lease.get('pid')} on {lease.get('host')}"
+    return f"shard {lease['shard']}, {process}" if "shard" in lease else process
+
+
+def remove_void(path: AnyPath) -> bool:
+    """Remove a lease whose holder is gone, so that it does not go on if it was only suspended; whether it was void."""
+    void = True
+
+    def decide(held: bytes | None) -> bytes | None:
+        nonlocal void
+        void = _holder(held) is None
+        return REMOVED if void else None
+
+    _place(path).change(decide)
+    return void
 
 
 def begun(folder: AnyPath, names: Collection[str]) -> bool:
@@ -144,6 +199,10 @@ class _Place(Protocol):
 
     def change(self, decide: Callable[[bytes | None], bytes | None]) -> None:
         """Replace what is there by what `decide` makes of it, `REMOVED` or None to leave it, as one step."""
+
+
+def _place(path: AnyPath) -> _Place:
+    return _ObjectPlace(path) if isinstance(path, ObjectPath) else _FilePlace(path)
 
 
 class _FilePlace:
@@ -162,11 +221,30 @@ class _FilePlace:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.with_name(GUARD).open("a") as guard:
             fcntl.flock(guard, fcntl.LOCK_EX)
-            new = decide(self.read())
+            held = self.read()
+            new = decide(held)
+            if held is None and new:
+                if self._create(new):
+                    return
+                new = decide(self.read())  # another machine was faster
             if new == REMOVED:
                 self._path.unlink(missing_ok=True)
             elif new is not None:
                 write_file(self._path, new)
+
+    def _create(self, content: bytes) -> bool:
+        """Make the file unless it is there: on some shared file systems machines do not wait for each other's guard."""
+        written = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}{PARTIAL}")
+        write_file(written, content)
+        try:
+            os.link(written, self._path)
+        except FileExistsError:
+            return False
+        except OSError:
+            os.replace(written, self._path)  # there are no links here
+        finally:
+            written.unlink(missing_ok=True)
+        return True
 
 
 class _ObjectPlace:
@@ -208,6 +286,11 @@ def _lease(held: bytes | None) -> dict[str, Any] | None:
     except ValueError:
         return None
     return lease if isinstance(lease, dict) else None
+
+
+def _holder(held: bytes | None) -> dict[str, Any] | None:
+    lease = _lease(held)
+    return lease if lease is not None and lease.get("token") not in _given_up and _alive(lease) else None
 
 
 def _alive(holder: dict[str, Any]) -> bool:

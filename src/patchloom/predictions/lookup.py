@@ -94,7 +94,7 @@ class Lookup:
     def map_places(self, row: ImageRow) -> dict[str, str]:
         """Where the maps of an image are, see `RunLayout.map_places`; nothing of one without a single patch."""
         layout = self.layout
-        if any(self.index.knows_file(layout.map_file(head, row.name)) for head in layout.dense_heads):
+        if layout.in_folders(row.name, self.index.knows_file):
             return layout.map_places(row.name)
         unit = next((part.unit for part in self.index.parts(row.name)), None)
         return {} if unit is None else layout.map_places(row.name, unit)

@@ -30,8 +30,8 @@ from patchloom.models.model import Head
 from patchloom.objects import AnyPath, ObjectPath
 from patchloom.predictions.ranges import as_seekable, version
 
-__all__ = ["PatchFile", "PatchFiles", "UnitRows", "damaged", "encode_unit", "key_columns", "key_ranges", "list_values",
-           "schema", "score_columns", "unit_table"]
+__all__ = ["ImageRows", "PatchFile", "PatchFiles", "UnitRows", "damaged", "encode_unit", "key_columns", "key_ranges",
+           "list_values", "schema", "score_columns", "unit_table"]
 
 Key = tuple[Any, ...]
 """Image, loops and first pixel of a row; rows are sorted by it, which is also the order of places."""
@@ -73,6 +73,53 @@ class UnitRows:
     shapes: NDArray[np.int64]
     values: NDArray[Any]
     skipped: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """Rows of images that are one plane and one patch each, within a unit.
+
+    Parameters
+    ----------
+    images
+        Their names, sorted, each once.
+    places, starts, shapes, values
+        As for `UnitRows`: a row an image.
+    """
+
+    images: Sequence[str]
+    places: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    shapes: NDArray[np.int64]
+    values: NDArray[Any]
+
+    def of_each(self) -> list[UnitRows]:
+        """The same, image by image."""
+        rows = ((i, slice(i, i + 1)) for i in range(len(self.images)))
+        return [UnitRows(self.images[i], (), self.places[row], self.starts[row], self.shapes[row], self.values[row])
+                for i, row in rows]
+
+    def key_ranges(self, size: int) -> list[tuple[Key, Key]]:
+        """First and last key of each row group of so many rows."""
+        count = len(self.images)
+        ends = ((first, min(count, first + size) - 1) for first in range(0, count, size))
+        return [(self._key(first), self._key(last)) for first, last in ends]
+
+    def _key(self, row: int) -> Key:
+        return (self.images[row], *map(int, self.starts[row]))
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """All rows of a unit: names, of which one a row by number, the integers behind it, predictions, and whether these
+    mean nothing.
+    """
+
+    names: Sequence[str]
+    images: NDArray[np.int32]
+    keys: NDArray[np.int32]
+    values: NDArray[Any]
+    skipped: NDArray[np.bool_] | None
 
 
 def key_columns(loop_axes: str, ndim: int) -> list[str]:
@@ -118,7 +165,7 @@ def schema(head: Head, loop_axes: str, ndim: int, *, gaps: bool = False) -> pa.S
     return pa.schema(fields, {"patchloom.head": json.dumps(about)})
 
 
-def encode_unit(head: Head, loop_axes: str, ndim: int, rows: Sequence[UnitRows]) -> bytes:
+def encode_unit(head: Head, loop_axes: str, ndim: int, rows: Sequence[UnitRows] | ImageRows) -> bytes:
     """A whole Parquet file; equal rows give equal bytes.
 
     Parameters
@@ -130,15 +177,15 @@ def encode_unit(head: Head, loop_axes: str, ndim: int, rows: Sequence[UnitRows])
     rows
         Of all parts of the unit, in the order in which they are stored; at least one part, which may have no rows.
     """
-    values = rows[0].values if len(rows) == 1 else np.concatenate([part.values for part in rows])
-    skipped = _skipped(rows)
+    joined = _joined(rows)
     listed = bool(head.shape) and _is_one_column(head)
-    row_bytes = max(1, values.dtype.itemsize * int(np.prod(values.shape[1:])))
+    row_bytes = max(1, joined.values.dtype.itemsize * int(np.prod(joined.values.shape[1:])))
     size = max(1, min(ROW_GROUP, GROUP_BYTES // row_bytes))
-    marks = {"patchloom.rows": json.dumps(_ranges(rows, size))}
-    if skipped is not None:
-        marks["patchloom.skipped"] = str(int(skipped.sum()))
-    table = unit_table(head, loop_axes, ndim, rows)
+    ranges = rows.key_ranges(size) if isinstance(rows, ImageRows) else _ranges(rows, size)
+    marks = {"patchloom.rows": json.dumps(ranges)}
+    if joined.skipped is not None:
+        marks["patchloom.skipped"] = str(int(joined.skipped.sum()))
+    table = _table(head, loop_axes, ndim, joined)
     table = table.replace_schema_metadata({**table.schema.metadata, **marks})
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -150,19 +197,14 @@ def encode_unit(head: Head, loop_axes: str, ndim: int, rows: Sequence[UnitRows])
 
 def unit_table(head: Head, loop_axes: str, ndim: int, rows: Sequence[UnitRows]) -> pa.Table:
     """Rows as an Arrow table with the columns of `schema`; parameters are those of `encode_unit`."""
-    counts = [len(part.values) for part in rows]
-    names = list(dict.fromkeys(part.image for part in rows))
-    numbers = {name: i for i, name in enumerate(names)}
-    image = np.repeat(np.asarray([numbers[part.image] for part in rows], np.int32), counts)
-    columns: list[Any] = [pa.DictionaryArray.from_arrays(_array(image), _strings(names))]
-    loops = np.repeat(np.asarray([part.loops for part in rows], np.int32).reshape(len(rows), -1), counts, axis=0)
-    integers = [np.concatenate([getattr(part, name) for part in rows]) for name in ("places", "starts", "shapes")]
-    keys = np.concatenate([loops, *integers], axis=1).astype(np.int32)
-    columns += [_array(column) for column in keys.T]
-    values = rows[0].values if len(rows) == 1 else np.concatenate([part.values for part in rows])
-    skipped = _skipped(rows)
-    columns += _score_arrays(values, head, skipped)
-    return pa.Table.from_arrays(columns, schema=schema(head, loop_axes, ndim, gaps=skipped is not None))
+    return _table(head, loop_axes, ndim, _joined(rows))
+
+
+def _table(head: Head, loop_axes: str, ndim: int, rows: _Joined) -> pa.Table:
+    columns: list[Any] = [pa.DictionaryArray.from_arrays(_array(rows.images), _strings(rows.names))]
+    columns += [_array(column) for column in rows.keys.T]
+    columns += _score_arrays(rows.values, head, rows.skipped)
+    return pa.Table.from_arrays(columns, schema=schema(head, loop_axes, ndim, gaps=rows.skipped is not None))
 
 
 def key_ranges(metadata: Mapping[bytes, bytes] | None) -> list[tuple[Key, Key]]:
@@ -365,6 +407,21 @@ def list_values(column: Any) -> Any:
     """Elements of a column of lists of one size, also of those that are null."""
     size = column.type.list_size
     return column.values.slice(column.offset * size, len(column) * size)
+
+
+def _joined(rows: Sequence[UnitRows] | ImageRows) -> _Joined:
+    if isinstance(rows, ImageRows):
+        keys = np.concatenate([rows.places, rows.starts, rows.shapes], axis=1).astype(np.int32)
+        return _Joined(rows.images, np.arange(len(rows.images), dtype=np.int32), keys, rows.values, None)
+    counts = [len(part.values) for part in rows]
+    names = list(dict.fromkeys(part.image for part in rows))
+    numbers = {name: i for i, name in enumerate(names)}
+    images = np.repeat(np.asarray([numbers[part.image] for part in rows], np.int32), counts)
+    loops = np.repeat(np.asarray([part.loops for part in rows], np.int32).reshape(len(rows), -1), counts, axis=0)
+    integers = [np.concatenate([getattr(part, name) for part in rows]) for name in ("places", "starts", "shapes")]
+    keys = np.concatenate([loops, *integers], axis=1).astype(np.int32)
+    values = rows[0].values if len(rows) == 1 else np.concatenate([part.values for part in rows])
+    return _Joined(names, images, keys, values, _skipped(rows))
 
 
 def _skipped(rows: Sequence[UnitRows]) -> NDArray[np.bool_] | None:

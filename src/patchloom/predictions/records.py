@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from patchloom.predictions.journal import Record
 
-__all__ = ["begun", "grouped"]
+__all__ = ["began", "begun", "grouped"]
 
 
 def grouped(records: Sequence[Record]) -> Iterator[Record]:
@@ -26,11 +26,25 @@ def grouped(records: Sequence[Record]) -> Iterator[Record]:
         elif kind == "complete":
             yield {"is": "completed", "images": [record["image"] for record in some]}
         else:
-            yield _begun_together(some)
+            yield began((one["image"], one["identity"], one["info"], one["patches"]) for one in some)
+
+
+def began(images: Iterable[tuple[str, str, Any, int]]) -> Record:
+    """Record that images are begun: name, identity, description and number of patches of each.
+
+    Images of a collection have few descriptions; each is there once.
+    """
+    infos: list[Any] = []
+    listed: list[tuple[str, str, int, int]] = []
+    for name, identity, info, patches in images:
+        if not infos or info != infos[-1]:
+            infos.append(info)
+        listed.append((name, identity, len(infos) - 1, patches))
+    return {"is": "begun", "infos": infos, "images": listed}
 
 
 def begun(record: Record) -> Iterator[tuple[str, str, Any, int]]:
-    """Name, identity, description and number of patches of the images that a record of `grouped` says are begun."""
+    """Name, identity, description and number of patches of the images that a record says are begun."""
     infos = record["infos"]
     return ((name, identity, infos[number], patches) for name, identity, number, patches in record["images"])
 
@@ -38,13 +52,3 @@ def begun(record: Record) -> Iterator[tuple[str, str, Any, int]]:
 def _kind(record: Record) -> str | None:
     return record["is"] if record["is"] in ("image", "complete") and not record["files"] else None
 
-
-def _begun_together(records: Sequence[Record]) -> Record:
-    """Images of a collection have few descriptions; each is there once."""
-    infos: list[Any] = []
-    images: list[tuple[str, str, int, int]] = []
-    for record in records:
-        if not infos or record["info"] != infos[-1]:
-            infos.append(record["info"])
-        images.append((record["image"], record["identity"], len(infos) - 1, record["patches"]))
-    return {"is": "begun", "infos": infos, "images": images}

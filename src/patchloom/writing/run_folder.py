@@ -8,19 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from patchloom.api import OURS, sweep_units
 from patchloom.config import Config
 from patchloom.engine.commit import Commits, Task
 from patchloom.engine.stitch import BufferPool
-from patchloom.errors import ModelOutputError, OutputError, PredictionError, UsageError
+from patchloom.errors import ModelOutputError, PredictionError, UsageError
 from patchloom.models.heads import find_heads
 from patchloom.models.model import Head, ModelInfo
-from patchloom.predictions.files import sweep_partial
 from patchloom.predictions.folder import RunDocument
 from patchloom.predictions.index import Index
-from patchloom.predictions.journal import Journal, check_logs, compact
+from patchloom.predictions.journal import Journal
 from patchloom.predictions.layout import RunLayout
-from patchloom.predictions.lock import GUARD, Lock
+from patchloom.predictions.leases import writer_lease
+from patchloom.predictions.upkeep import check_ours, sweep_units, tidy
 from patchloom.writing.prediction import Sample
 
 __all__ = ["RunFolder"]
@@ -82,8 +81,8 @@ class RunFolder:
         """
         if self._opened:
             return
-        self._check_ours()
-        self._lock = Lock(self.folder / "lock")
+        check_ours(self.folder)
+        self._lock = writer_lease(self.folder)
         try:
             self._begin(layout, sample)
         except BaseException:
@@ -115,9 +114,7 @@ class RunFolder:
 
     def _begin(self, layout: RunLayout, sample: Sample) -> None:
         document = RunDocument.read(self.folder) if (self.folder / "run.json").exists() else None
-        sweep_partial(self.folder)
-        check_logs(self.folder / "journal")
-        compact(self.folder / "journal")
+        tidy(self.folder)
         self.index = Index(self.folder)
         try:
             if document is None:
@@ -162,12 +159,6 @@ class RunFolder:
             )
         except (ModelOutputError, UsageError) as error:
             raise PredictionError(f"data index {sample.data_index}: {error.message}", error.hint) from error
-
-    def _check_ours(self) -> None:
-        names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
-        begun = "run.json" in names or GUARD in names
-        if names - OURS or (names and not begun) or self.folder.is_file():
-            raise OutputError(f"{self.folder} holds other files and is no run", "choose another folder")
 
 
 def _close_after_main(commits: Commits) -> None:

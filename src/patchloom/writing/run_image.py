@@ -112,7 +112,8 @@ class _Writing:
         self._committed = {(part.loops, part.region) for part in run.index.parts(name)} if row is not None else set()
         # The pixels are the caller's; what is closed in the end takes no memory.
         image = ArrayImage(np.broadcast_to(np.uint8(0), shape.data_shape), shape.axes, name)
-        maps = layout.maps(name, self._info, run.index.knows_file if row is not None else None)
+        begun = row is not None and layout.in_folders(name, run.index.knows_file)
+        maps = layout.maps(name, self._info, in_folders=begun)
         self._work = ImageWork(name, image, grid, shape.plane, maps, grids, layout.patches(self._info), shape.loop_axes)
         if not self._done:
             run.commits.begin(self._work, identity, self._info)

@@ -120,8 +120,9 @@ class RasterImage:
         """A view of the decoded image; see `Image.read`."""
         if level != 0:
             raise ImageMismatchError(f"{self._path} has no level {level}", "such files have level 0 only")
-        whole = region.shape == self.info.shape
-        if any(a < 0 or a + m > n for a, m, n in zip(region.start, region.shape, self.info.shape, strict=True)):
+        whole = region.shape == self.info.shape and not any(region.start)
+        within = zip(region.start, region.shape, self.info.shape, strict=True)
+        if not whole and any(a < 0 or a + m > n for a, m, n in within):
             raise ValueError(f"region {region} reaches beyond the shape {self.info.shape}")
         with self._lock:
             pixels = self._decode() if self._kept is None else self._kept
@@ -216,6 +217,11 @@ def _header(path: Path, beginning: bytes) -> _Header:
             return _header_by_pillow(file)
     shape, exif = found
     orientation = _orientation(exif)
+    return _plain_header(shape, orientation)
+
+
+@lru_cache(maxsize=1024)
+def _plain_header(shape: tuple[int, ...], orientation: int) -> _Header:
     if orientation >= 5:
         shape = shape[1::-1] + shape[2:]
     return _Header("L" if len(shape) == 2 else "RGB", orientation, shape, np.dtype(np.uint8), is_plain_jpeg=True)

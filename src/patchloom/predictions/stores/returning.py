@@ -18,7 +18,7 @@ from patchloom.predictions.folder import RunDocument
 from patchloom.predictions.index import Part
 from patchloom.predictions.journal import Journal, Record
 from patchloom.predictions.layout import PlaneInfo
-from patchloom.predictions.lock import Lock
+from patchloom.predictions.leases import writer_lease
 from patchloom.predictions.lookup import Lookup
 from patchloom.predictions.patches import UnitRows, encode_unit
 from patchloom.predictions.skipped import unpack
@@ -53,7 +53,7 @@ def bring_back(lookup: Lookup, document: RunDocument, callback: Callable[[int, i
     """
     index, layout = lookup.index, lookup.layout
     folder = layout.folder
-    with Lock(folder / "lock") as lock:
+    with writer_lease(folder) as lock:
         if RunDocument.read(folder).id != document.id:
             raise RunLockedError(f"{folder} is another run by now", "open it again")
         index.refresh()

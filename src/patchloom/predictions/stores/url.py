@@ -8,12 +8,13 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from patchloom.errors import StoreError
 
-__all__ = ["ENVIRONMENT", "scheme_of", "secrets_of", "with_password", "without_password"]
+__all__ = ["ENVIRONMENT", "FILES", "scheme_of", "secrets_of", "with_password", "without_password"]
 
 ENVIRONMENT = "PATCHLOOM_STORE"
 """Environment variable that gives a store's URL with its password, where a run knows it without."""
 SECRET_WORDS = ("pass", "pwd", "secret", "token")
 FILES = {"json", "sqlite"}
+"""Schemes of URLs that name a file or folder."""
 
 
 def scheme_of(url: str) -> str:
