@@ -42,9 +42,9 @@ def row(failure: Failure, stage: Stage, undisturbed: float) -> tuple[str, float]
             cells.append("no")
             failed = failed or str(error).splitlines()[0]
         verified = "clean" if outcome.run.verify() == [] else "damaged"
-    slower = f"{seconds:.0f}" if not undisturbed else f"{seconds:.0f} ({seconds - undisturbed:+.0f})"
+    slower = f" ({seconds - undisturbed:+.0f})" if undisturbed and outcome.alike else ""
     equal = ", ".join(cells) + (f": {failed}" if failed else "")
-    return f"| {failure.name} | {happened} | {slower} | {equal} | {verified} |", seconds
+    return f"| {failure.name} | {happened} | {seconds:.0f}{slower} | {equal} | {verified} |", seconds
 
 
 def main() -> None:

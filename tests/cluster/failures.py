@@ -30,12 +30,15 @@ class Outcome:
         For the table.
     failed
         Images that failed, as they had to.
+    alike
+        Whether models took the time for a patch that they take otherwise.
     """
 
     run: patchloom.Run
     seconds: float
     happened: str
     failed: tuple[str, ...] = ()
+    alike: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,14 @@ def node_added(stage: Stage, blend: str) -> Outcome:
     """A node comes, and is used."""
     before = len(stage.nodes)
     # Ray adds nodes in the main thread only; the driver does nothing meanwhile.
-    slowly = {"env_vars": {PAUSE: str(max(0.05, stage.nodes.pause))}}
+    slowly = {"env_vars": {PAUSE: str(max(0.04 * before, stage.nodes.pause))}}
     trial = stage.predict(lambda events: stage.nodes.add(), workers=None, units=1, in_thread=False, blend=blend,
                           runtime_env=slowly)
     joined, used = trial.of(WorkerJoined), _workers(trial.of(UnitCommitted))
     assert len(joined) == before + 1
     units = sum(event.worker == joined[-1].worker for event in trial.of(UnitCommitted))
     assert joined[-1].worker in used, "the new node did nothing"
-    return Outcome(trial.run, trial.seconds, f"a worker began there, and did {units} of the units")
+    return Outcome(trial.run, trial.seconds, f"a worker began there, and did {units} of the units", alike=False)
 
 
 def driver_killed(stage: Stage, blend: str, before: str = "ray", after: str = "ray") -> Outcome:
@@ -121,7 +124,7 @@ def driver_killed(stage: Stage, blend: str, before: str = "ray", after: str = "r
     executor = patchloom.Ray(workers=len(stage.nodes)) if after == "ray" else after
     run = patchloom.open(out).resume(executor=executor)
     how = {"ray": "resumed on the cluster", "local": "resumed without the cluster"}[after]
-    return Outcome(run, time.monotonic() - begin, how)
+    return Outcome(run, time.monotonic() - begin, how, alike=after == "ray")  # models do not pause in this process
 
 
 def driver_killed_then_local(stage: Stage, blend: str) -> Outcome:
@@ -188,7 +191,7 @@ FAILURES = (
     Failure("node added", node_added),
     Failure("driver killed (SIGKILL)", driver_killed),
     Failure("driver killed, no cluster any more", driver_killed_then_local),
-    Failure("local run killed, gone on with on the cluster", local_killed_then_ray),
+    Failure("local run killed", local_killed_then_ray),
     Failure("Ctrl-C", interrupted),
     Failure("out of memory in a worker", out_of_memory),
     Failure("image that ends its worker each time", deadly_image),

@@ -159,15 +159,16 @@ class Stage:
 
     def predict(
         self, act: Act | None = None, *, units: int = 2, source: Path | None = None, out: Path | None = None,
-        model: Any = MODEL, workers: Any = 0, in_thread: bool = True, **options: Any,
+        model: Any = MODEL, workers: Any = 0, in_thread: bool = True,
+        events: list[Event] | None = None, **options: Any,
     ) -> Trial:
         """Predict on the cluster; after some units are committed `act` is called, in a thread of its own or not.
 
-        There are as many workers as nodes, unless something else is said.
+        There are as many workers as nodes, unless something else is said; `events` is what events are put into.
         """
         workers = len(self.nodes) if workers == 0 else workers
         executor = patchloom.Ray(workers=workers, runtime_env=options.pop("runtime_env", {}))
-        disturbance = Disturbance(act, units, in_thread)
+        disturbance = Disturbance(act, units, in_thread, events if events is not None else [])
         begin = time.monotonic()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="1 image failed")
@@ -202,9 +203,8 @@ class Stage:
 class Disturbance:
     """Listens to a run, and does something to it after some units are committed."""
 
-    def __init__(self, act: Act | None, units: int, in_thread: bool) -> None:
-        self._act, self._units, self._in_thread = act, units, in_thread
-        self.events: list[Event] = []
+    def __init__(self, act: Act | None, units: int, in_thread: bool, events: list[Event]) -> None:
+        self._act, self._units, self._in_thread, self.events = act, units, in_thread, events
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from patchloom.config import Config
@@ -272,7 +272,8 @@ def mixed() -> list[Task]:
 NAMES = "abcdefgh"
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
+@example(seed=801, workers=3, accidents=2)
 @given(seed=st.integers(0, 10**6), workers=st.integers(2, 4), accidents=st.integers(0, 6))
 def test_whatever_happens_each_part_counts_once(
     tmp_path_factory: pytest.TempPathFactory, seed: int, workers: int, accidents: int
@@ -331,14 +332,14 @@ def test_workers_are_given_few_tasks_ahead(tmp_path: Path) -> None:
 
     def tasks() -> Iterator[Task]:
         nonlocal taken
-        for i in range(300):
+        for i in range(150):
             taken += 1
             yield task(f"{i}")
 
     stand = Stand(tmp_path, script, [])
     stand.tasks = tasks()  # type: ignore[assignment]
     stand.run().close()
-    assert taken == 300
+    assert taken == 150
     assert script.most <= (driver.MOST_AHEAD + 1) * (UNITS + 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,6 +88,15 @@ def test_an_image_in_pieces_is_to_be_completed_when_all_are_there(ledger: Ledger
     opened(ledger, whole("a"))
     assert ledger.take("two", [complete("a")]).images == {"a"}
     assert not ledger
+
+
+def test_what_was_committed_before_is_refused_while_an_image_is_completed(ledger: Ledger) -> None:
+    """Somebody who was too slow for a piece sends it late."""
+    completing = whole("a").assignments[0]
+    opened(ledger, Task((replace(completing, done=frozenset({place(0)})),), 1))
+    assert ledger.take("slow", [unit("v", ("a", 0), files=("v.parquet",))]).records == []
+    assert [record["unit"] for record in ledger.refused] == ["v"]
+    assert ledger.take("slow", [complete("a")]).images == {"a"}, "it knew that the part was there"
 
 
 def test_an_image_that_fails_in_one_piece_ends_in_all(ledger: Ledger) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,18 @@ import patchloom
 from patchloom.errors import ImageError, ModelError, RunError, RunLockedError, SourceError, UsageError
 from patchloom.events import Event, PatchesPredicted, UnitCommitted, WorkerJoined
 from tests.cluster.models import PAUSE
-from tests.cluster.stage import MODEL, OPTIONS, ROOT, Stage, check_same, ended, environment, image, wait_for_units
+from tests.cluster.stage import (
+    MODEL,
+    OPTIONS,
+    ROOT,
+    Stage,
+    check_same,
+    ended,
+    environment,
+    image,
+    is_gone,
+    wait_for_units,
+)
 
 ELSEWHERE = """
 from pathlib import Path
@@ -164,6 +178,34 @@ def test_an_autoscaler_is_asked_for_one_more(stage: Stage) -> None:
     trial = stage.predict(workers="autoscale")
     assert len(trial.of(WorkerJoined)) == 2
     check_same(trial.run, stage.local())
+
+
+@pytest.mark.slow
+def test_a_hung_worker_is_ended_with_the_cluster_that_was_started_for_the_run(stage: Stage) -> None:
+    out, mark = stage.out(), secrets.token_hex(8)
+    with environment(CLUSTER_MARK=mark):
+        process = stage.start(out, pause=0.02, address="local")
+    try:
+        wait_for_units(out, process)
+        (first, *others) = actors(mark)
+        assert others
+        os.kill(first, signal.SIGSTOP)
+    finally:
+        code, said = ended(process)
+    assert code == 0, said
+    assert all(is_gone(pid) for pid in (first, *others))
+    check_same(patchloom.open(out), stage.local())
+
+
+def actors(mark: str) -> list[int]:
+    """Processes of Ray's actors that were started with a mark in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cmdline").read_bytes().startswith(b"ray::_Actor") \
+                    and mark.encode() in (process / "environ").read_bytes():
+                found.append(int(process.name))
+    return found
 
 
 @pytest.mark.slow

@@ -55,6 +55,7 @@ def made(run: RunLayout, found: Survey, workers: int, **changes: Any) -> list[Ta
 
 
 class TestPieces:
+    @settings(max_examples=40)
     @given(SIZES, LOOPS, BLENDS, st.integers(1, 20))
     def test_they_partition_the_units_in_order(
         self, plane: tuple[int, int], loops: tuple[int, ...], blend: str, count: int
@@ -65,6 +66,7 @@ class TestPieces:
         assert in_pieces == in_one
         assert all(piece.places for piece in cut)
 
+    @settings(max_examples=40)
     @given(SIZES, LOOPS, BLENDS, st.integers(2, 20))
     def test_they_predict_what_one_would_and_what_they_repeat(
         self, plane: tuple[int, int], loops: tuple[int, ...], blend: str, count: int
@@ -74,6 +76,7 @@ class TestPieces:
         assert sum(one.patches for one in cut) == sum(one.patches for one in whole) + repeated
         assert not cut or cut[0].repeated == 0
 
+    @settings(max_examples=40)
     @given(SIZES, LOOPS, st.integers(1, 20))
     def test_there_are_as_many_as_were_asked_for_or_as_there_are_units(
         self, plane: tuple[int, int], loops: tuple[int, ...], count: int
@@ -89,7 +92,7 @@ class TestPieces:
 
 
 class TestTasks:
-    @settings(max_examples=60)
+    @settings(max_examples=30)
     @given(st.lists(SIZES, min_size=1, max_size=12), LOOPS, BLENDS, st.integers(1, 9))
     def test_every_part_of_every_image_is_in_one_task(
         self, sizes: list[tuple[int, int]], loops: tuple[int, ...], blend: str, workers: int
@@ -111,6 +114,7 @@ class TestTasks:
                 0, *(task.pieces for task in tasks)
             }
 
+    @settings(max_examples=40)
     @given(st.lists(SIZES, min_size=1, max_size=12), BLENDS, st.integers(1, 9))
     def test_the_longest_is_first_and_patches_are_counted(
         self, sizes: list[tuple[int, int]], blend: str, workers: int

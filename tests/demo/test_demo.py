@@ -53,3 +53,15 @@ def test_a_second_demo_uses_the_scenes_of_the_first_and_makes_its_run_anew(shown
     assert "made just now" in first and "used again" in second
     for output in (first, second):
         assert "3 of 3 images complete" in output
+
+
+@pytest.mark.slow
+def test_the_demo_runs_on_a_cluster_of_two_nodes(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 32)  # so that none is written into the home folder
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        assert run_demo(tmp_path / "demo", console=Console(file=nowhere), scenes=SCENES, cluster=True) == 0
+    assert "a Ray cluster of two nodes" in capsys.readouterr().out
+    run = patchloom.open(tmp_path / "demo" / "run")
+    assert run.status().done == len(SCENES)
+    assert run.verify() == []

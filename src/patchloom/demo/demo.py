@@ -95,6 +95,7 @@ class Tour:
         self, folder: Path, out: Console, console: Console, scenes: Sequence[Scene], *, cluster: bool = False
     ) -> None:
         self._folder, self._out, self._console, self._cluster = folder, out, console, cluster
+        self._environment: dict[str, str] = {}
         self._scenes, self._section = scenes, scenes[0]
         self._images, self._truth, self._run = (folder / name for name in ("scenes", "truth", "run"))
         self._model = folder / "demo.onnx"
@@ -144,20 +145,17 @@ class Tour:
         if not self._cluster:
             yield
             return
-        with two_nodes() as address:
-            self._say(f"a Ray cluster of two nodes on this machine: RAY_ADDRESS={address}")
-            os.environ["RAY_ADDRESS"] = address
-            try:
-                yield
-            finally:
-                del os.environ["RAY_ADDRESS"]
+        with two_nodes() as self._environment:
+            self._say(f"a Ray cluster of two nodes on this machine: {self._environment['RAY_ADDRESS']}")
+            yield
 
     def _command(self, arguments: list[str], *, interrupt: bool = False) -> int:
         self._say(f"$ patchloom {shlex.join(arguments)}", "bold")
         sys.stdout.flush()
         before = self._stamp()
         with _default_interrupt():
-            process = subprocess.Popen([sys.executable, "-m", "patchloom", *arguments])
+            process = subprocess.Popen([sys.executable, "-m", "patchloom", *arguments],
+                                       env=os.environ | self._environment)
         try:
             if interrupt and os.name == "posix":
                 self._interrupt(process, before)

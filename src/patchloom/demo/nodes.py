@@ -22,10 +22,15 @@ ENDING = 30.0
 
 
 @contextmanager
-def two_nodes() -> Iterator[str]:
-    """Address of a cluster of two nodes, each with half of the machine's cores; both end with the context.
+def two_nodes() -> Iterator[dict[str, str]]:
+    """A cluster of two nodes, each with half of the machine's cores; both end with the context.
 
-    It asks for a token, which processes of this user find, if their environment has what this one's has from here on.
+    It asks for a token, or whoever reaches its port could run code.
+
+    Yields
+    ------
+    dict
+        Environment variables by which processes of this user find it.
 
     Raises
     ------
@@ -36,24 +41,24 @@ def two_nodes() -> Iterator[str]:
     """
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError.of("ray", "ray", "a cluster")
-    if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":  # else whoever reaches the port could run code
-        subprocess.run([*RAY, "get-auth-token", "--generate"], capture_output=True, check=False)
+    variables = {"RAY_AUTH_MODE": "token"}
+    subprocess.run([*RAY, "get-auth-token", "--generate"], capture_output=True, check=False)
     address = f"127.0.0.1:{_free_port()}"
     head = ("--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false")
     nodes: list[subprocess.Popen[str]] = []
     try:
         for role in (head, (f"--address={address}",)):
-            nodes.append(_start(*role, f"--num-cpus={max(1, (os.cpu_count() or 2) // 2)}"))
+            nodes.append(_start(variables, *role, f"--num-cpus={max(1, (os.cpu_count() or 2) // 2)}"))
             _wait_for(nodes[-1])
-        yield address
+        yield variables | {"RAY_ADDRESS": address}
     finally:
         for node in reversed(nodes):
             _end(node)
 
 
-def _start(*options: str) -> subprocess.Popen[str]:
+def _start(variables: dict[str, str], *options: str) -> subprocess.Popen[str]:
     # Elsewhere than on Linux Ray has to be told that several nodes on one machine are meant.
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+    environment = os.environ | variables | {"PYTHONUNBUFFERED": "1", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
     command = [*RAY, "start", *options, "--block", "--disable-usage-stats"]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             start_new_session=True)  # Ctrl-C is for the run, which ends before its cluster

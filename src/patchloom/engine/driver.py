@@ -304,12 +304,12 @@ class Driver:
         left = [one for one in job.task.assignments if one.entry.name in job.left]
         if len(left) == 1:
             name = left[0].entry.name
-            self._deaths[name] = 0 if job.committed else self._deaths[name] + 1
+            self._deaths[name] = 0 if job.units else self._deaths[name] + 1
             if self._deaths[name] >= DEATHS:
                 times = f"{DEATHS} times" if died else f"{DEATHS} times without a result"
                 self._fail(name, WorkerDiedError(f"{name}: given to a worker {times}, the last time: {why}"))
                 return
-        size = max(1, -(-len(left) // SPLIT)) if died or not job.committed else len(left)
+        size = max(1, -(-len(left) // SPLIT)) if died or not job.units else len(left)
         for first in range(0, len(left), size):
             some = tuple(again(one, self._index, self._layout) for one in left[first : first + size])
             patches = max(1, job.task.patches * len(some) // len(job.task.assignments))

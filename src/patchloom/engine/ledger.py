@@ -28,6 +28,8 @@ class Job:
         Of a piece: the parts that are not committed.
     workers
         Who is at it.
+    done
+        Parts that were committed before it began: who began them then may still send them.
     """
 
     task: Task
@@ -36,6 +38,11 @@ class Job:
     workers: list[str] = field(default_factory=list)
     committed: set[tuple[str, Place]] = field(default_factory=set)
     units: set[str] = field(default_factory=set)
+    done: frozenset[tuple[str, Place]] = frozenset()
+
+    def has(self, name: str, place: Place) -> bool:
+        """Whether a part is committed."""
+        return (name, place) in self.committed or (name, place) in self.done
 
 
 @dataclass
@@ -87,7 +94,8 @@ class Ledger:
         if only is not None and not names.isdisjoint(self._failed):
             return None
         places = None if only is None else {place for place in only if task.assignments[0].wants(place)}
-        job = Job(task, names, places)
+        done = frozenset((one.entry.name, place) for one in task.assignments for place in one.done)
+        job = Job(task, names, places, done=done)
         for name in names:
             self._open.setdefault(name, []).append(job)
             if only is not None:
@@ -147,9 +155,9 @@ class Ledger:
             found.append((name, place, self._job(name, place)))
         if any(job is not None and record["unit"] in job.units for _, _, job in found):
             return None  # the same once more
-        if any(job is None or (name, place) in job.committed for name, place, job in found):
+        if any(job is None or job.has(name, place) for name, place, job in found):
             self.refused.append(record)
-            for name in (name for name, _, job in found if job is not None):
+            for name in (name for name, place, job in found if job is not None and (name, place) not in job.done):
                 self._spoiled.setdefault(name, set()).add(worker)
             return None
         for name, place, job in found:
@@ -165,7 +173,7 @@ class Ledger:
 
     def _job(self, name: str, place: Place) -> Job | None:
         for job in self._open.get(name, ()):
-            if job.places is None or (name, place) in job.committed or place in job.places:
+            if job.places is None or place in job.places or job.has(name, place):
                 return job
         return None
 

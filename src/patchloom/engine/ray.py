@@ -20,8 +20,6 @@ __all__ = ["Ray"]
 
 TALK = 1.0
 """Seconds that an actor waits for something to say."""
-ANSWER = 10.0
-"""Seconds that the head of a cluster has to answer."""
 LOOK = 5.0
 """Seconds between looks at what nodes there are."""
 REACHED = 10.0
@@ -224,7 +222,6 @@ def _connected(executor: Ray) -> tuple[Any, bool]:
         raise MissingExtraError.of("ray", "ray", "executor ray") from error
     if ray.is_initialized():
         return ray, False
-    _check_answers(executor.address or os.environ.get("RAY_ADDRESS") or "")
     try:
         _check_reachable(executor.address)
         ray.init(address=executor.address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
@@ -245,16 +242,6 @@ def _check_reachable(address: str | None) -> None:
     if found is not None:
         host, _, port = found.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), REACHED).close()
-
-
-def _check_answers(address: str) -> None:
-    """Raise UsageError where nobody listens at ``host:port``: Ray itself tries for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "//" not in host:
-        try:
-            socket.create_connection((host, int(port)), timeout=ANSWER).close()
-        except OSError as error:
-            raise UsageError(f"no Ray cluster at {address}: {error}", "`ray start --head` starts one") from None
 
 
 def _nodes() -> list[Mapping[str, float]]:
