@@ -16,10 +16,11 @@ demo: .venv/patchloom.stamp
 demo-ray: .venv/ray.stamp
 	$(BIN)/patchloom demo --cluster
 
-# What CI runs. TensorFlow has a process of its own.
+# What CI runs. TensorFlow has a process of its own, and Ray one cluster.
 test: .venv/test.stamp .venv/servers.stamp check
 	PATCHLOOM_REQUIRE_TENSORFLOW=1 $(BIN)/python -m pytest -n $(WORKERS) tests/keras
-	PATCHLOOM_REQUIRE_SERVERS=`cat .venv/servers.stamp` $(BIN)/python -m pytest -n $(WORKERS) --ignore tests/keras
+	$(BIN)/python -m pytest tests/cluster
+	PATCHLOOM_REQUIRE_SERVERS=`cat .venv/servers.stamp` $(BIN)/python -m pytest -n $(WORKERS) --ignore tests/keras --ignore tests/cluster
 
 test-slow: .venv/test.stamp .venv/servers.stamp
 	PATCHLOOM_REQUIRE_SERVERS=`cat .venv/servers.stamp` $(BIN)/python -m pytest -m slow

@@ -27,7 +27,7 @@ def shared_stage(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Stag
 
 @pytest.fixture
 def stage(shared_stage: Stage) -> Iterator[Stage]:
-    """Two nodes; drivers lose their patience after a second."""
+    """Two nodes; drivers lose their patience after some seconds."""
     shared_stage.nodes.have(2)
-    with patience(1.0):
+    with patience(3.0):
         yield shared_stage
