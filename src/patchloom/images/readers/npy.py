@@ -9,6 +9,7 @@ import itertools
 import math
 import mmap
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,10 @@ from patchloom.images.remote import GAP, LARGEST
 __all__ = ["NpyImage", "NpyReader", "RangedNpy"]
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+PARSING = threading.Lock()
+"""NumPy parses headers as Python source, which raises SystemError now and then where several threads do so at once:
+https://github.com/python/cpython/issues/106905.
+"""
 
 
 class NpyReader:
@@ -45,7 +50,8 @@ class NpyReader:
         try:
             with path.open("rb") as file:
                 version = np.lib.format.read_magic(file)
-                shape, fortran, stored = HEADERS[version](file)
+                with PARSING:
+                    shape, fortran, stored = HEADERS[version](file)
                 offset = file.tell()
         except KeyError:
             raise UnreadableImageError(f"{path}: not readable as a NumPy array: of version {version}",
