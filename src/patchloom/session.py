@@ -27,7 +27,7 @@ from patchloom.errors import ConfigMismatchError, Interrupted, RunLockedError, R
 from patchloom.events import Callback, Event, RunFinished, RunStarted, Warned
 from patchloom.images.source import DATABASE, Entry, Source, as_source, from_spec
 from patchloom.models.identity import live_identity
-from patchloom.models.model import Head, Model
+from patchloom.models.model import Model
 from patchloom.objects import AnyPath
 from patchloom.parsing import Shard
 from patchloom.predictions.files import named_errors, sweep_partial
@@ -37,7 +37,7 @@ from patchloom.predictions.journal import Journal
 from patchloom.predictions.layout import RunLayout
 from patchloom.predictions.leases import alone, shard_lease, turn, writer_lease
 from patchloom.predictions.lock import GUARD, Lock
-from patchloom.predictions.stores.store import PredictionStore, StoredRun, open_store
+from patchloom.predictions.stores.store import PredictionStore
 from patchloom.predictions.stores.url import without_password
 from patchloom.predictions.upkeep import check_ours, discard, sweep_units, tidy
 from patchloom.run import Run
@@ -307,16 +307,11 @@ class Session:
         if not (self._folder / "run.json").exists():
             return
         document = RunDocument.read(self._folder)
-        kept, layout = document.config.store, document.layout(self._folder)
-        if kept is None:
-            return
-        same = self._store_url is not None and without_password(self._store_url) == kept
-        url = self._store_url if same and self._store_url else kept
-        store = open_store(url, StoredRun(document.id, layout.vector_heads, layout.ndim))
-        try:
-            store.delete()
-        finally:
-            store.close()
+        same = self._store_url is not None and without_password(self._store_url) == document.config.store
+        store = opened_store(document, document.layout(self._folder), self._store_url if same else None)
+        if store is not None:
+            with closing(store):
+                store.delete()
 
     def _check(self, document: RunDocument, index: Index) -> None:
         if self._config.store not in (None, document.config.store):
@@ -331,10 +326,7 @@ class Session:
         return survey(self._source, self._config, number_of_axes(self._config, self._model), seen, done)
 
     def _prepare(self, found: Survey, document: RunDocument | None) -> Ready:
-        def layout_of(config: Config, ndim: int, heads: tuple[Head, ...], width: int | None) -> RunLayout:
-            return RunLayout(self._folder, config, ndim, heads, width)
-
-        return prepare(self._model, self._config, found, document, layout_of)
+        return prepare(self._model, self._config, found, document, self._folder)
 
     def _document(self, ready: Ready) -> RunDocument:
         model = {"spec": self._spec, "name": self._model.info.name, "identity": self._identity}

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ import patchloom
 from patchloom.engine import driver
 from patchloom.events import Event, UnitCommitted
 from tests.cluster.models import PAUSE
+from tests.maps import dense_files
 
 ROOT = Path(__file__).parents[2]
 MODEL = "tests.cluster.models:predict"
@@ -340,16 +340,3 @@ def _rows(path: Path) -> Any:
     import pyarrow.parquet
 
     return pyarrow.parquet.read_table(path, partitioning=None)
-
-
-def dense_files(run: patchloom.Run) -> dict[str, bytes]:
-    """Files of all maps by their names; which small maps share a file is a matter of time."""
-    found: dict[str, bytes] = {}
-    for path in (path for path in (run.path / "dense").rglob("*") if path.is_file()):
-        name = path.relative_to(run.path)
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as members:
-                found |= {(name.parent / member).as_posix(): members.read(member) for member in members.namelist()}
-        else:
-            found[name.as_posix()] = path.read_bytes()
-    return found

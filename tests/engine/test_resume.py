@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from counting_model import image, predicted
+from tests.maps import dense_files
 
 import patchloom
 from patchloom.errors import (
@@ -102,19 +102,6 @@ def same(found: Predictions, expected: Predictions) -> None:
 def patches_of(log: Path) -> Counter[tuple[Any, ...]]:
     found = predicted(log, [width for _, width in SHAPES])
     return Counter((f"{number}.npy", y, x) for number, y, x in found)
-
-
-def dense_files(run: patchloom.Run) -> dict[str, bytes]:
-    """Files of all maps by their names; which maps share a file is a matter of time."""
-    found = {}
-    for path in (path for path in (run.path / "dense").rglob("*") if path.is_file()):
-        name = path.relative_to(run.path)
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as members:
-                found |= {(name.parent / member).as_posix(): members.read(member) for member in members.namelist()}
-        else:
-            found[name.as_posix()] = path.read_bytes()
-    return found
 
 
 class TestKilled:

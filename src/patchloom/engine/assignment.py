@@ -85,5 +85,5 @@ def _assigned(entry: Entry, row: ImageRow | None, index: Index, layout: RunLayou
         return Assignment(entry, row)
     if row.identity != entry.identity:
         return Assignment(entry, changed=True)
-    done = frozenset((part.loops, part.region) for part in index.parts(entry.name))
-    return Assignment(entry, row, done=done, in_folders=layout.in_folders(entry.name, index.knows_file))
+    return Assignment(entry, row, done=index.places(entry.name),
+                      in_folders=layout.in_folders(entry.name, index.knows_file))

@@ -8,8 +8,12 @@ from typing import Protocol, runtime_checkable
 
 from patchloom.engine.tasks import Task
 from patchloom.engine.worker import Report, Setting
+from patchloom.errors import PatchloomError, RunError
 
-__all__ = ["Cluster", "Executor", "Heard", "Joined", "Lost"]
+__all__ = ["Cluster", "Executor", "Heard", "Joined", "Lost", "check_beginnings"]
+
+BEGINNINGS = 3
+"""How many workers may die before the first one begins."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,23 @@ class Lost:
     worker: str
     why: str
     error: Exception | None = None
+
+
+def check_beginnings(lost: Sequence[Lost]) -> None:
+    """Raise what keeps workers from beginning, where none has begun yet and these are lost.
+
+    Raises
+    ------
+    PatchloomError
+        What one of them raised: the others would raise it, too.
+    RunError
+        If so many ended that the next ones are not going to fare better.
+    """
+    for one in lost:
+        if isinstance(one.error, PatchloomError):
+            raise one.error
+    if len(lost) >= BEGINNINGS:
+        raise RunError(f"workers end before they begin: {lost[-1].why}", "look at the logs of the cluster")
 
 
 class Cluster(Protocol):

@@ -23,7 +23,7 @@ from patchloom.geometry.axes import spatial_axes
 from patchloom.geometry.region import Region
 from patchloom.predictions.dense import DenseMap
 from patchloom.predictions.files import FileRecord, flush, remove_tree, write_file
-from patchloom.predictions.journal import Log, Record
+from patchloom.predictions.journal import Log, Record, append_all
 from patchloom.predictions.layout import PlaneInfo, RunLayout, indices, member_name
 from patchloom.predictions.lock import Lease
 from patchloom.predictions.members import write_members
@@ -401,8 +401,7 @@ class Commits:
             return
         self._lease.check()
         flush(record.path for submission in submissions for record in submission.files)
-        for i, record in enumerate(records, 1):
-            self._journal.append(record, durable=i == len(records))
+        append_all(self._journal, records)
         for submission in submissions:
             if submission.written is not None:
                 submission.written.set()

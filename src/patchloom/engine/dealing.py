@@ -161,10 +161,10 @@ class Share:
         ours = (entry for entry in entries if entry.name in self._pieces)
         for assignment in assignments(ours, index, self.layout):
             name, identity = assignment.entry.name, assignment.entry.identity
-            if not assignment.changed and self.dealing.cuts(name, identity):
-                cut = self.dealing.shards(name, identity, self.layout)
-                if all(places is not None and places <= assignment.done for places in cut.values()):
-                    yield assignment
+            if assignment.changed or not self.dealing.cuts(name, identity):
+                continue
+            if all(places is not None and places <= assignment.done for places in self._cut[name].values()):
+                yield assignment
 
     def counts(self, index: Index, failed: Collection[str] = ()) -> dict[str, int]:
         """Number of its images in each state; one that is cut is done when this share of it is.
@@ -189,20 +189,21 @@ class Share:
     def _state(self, row: ImageRow, index: Index) -> str:
         if row.state == "done" or not self.dealing.cuts(row.name, row.identity):
             return row.state
-        done = {(part.loops, part.region) for part in index.parts(row.name)}
+        done = index.places(row.name)
         if self._pieces[row.name] <= done:
             return "done"
         return "failed" if row.state == "failed" else "partial" if self._pieces[row.name] & done else "left"
 
     @cached_property
+    def _cut(self) -> dict[str, dict[int, frozenset[Place] | None]]:
+        """Who predicts what of images that are cut."""
+        return {name: self.dealing.shards(name, None, self.layout) for name in self.dealing.large}
+
+    @cached_property
     def _pieces(self) -> dict[str, frozenset[Place]]:
         """Our parts of images that are cut."""
-        found = {}
-        for name in self.dealing.large:
-            places = self.dealing.shards(name, None, self.layout).get(self.shard.number)
-            if places is not None:
-                found[name] = places
-        return found
+        ours = {name: shards.get(self.shard.number) for name, shards in self._cut.items()}
+        return {name: places for name, places in ours.items() if places is not None}
 
 
 def missing(index: Index, layout: RunLayout) -> Iterator[Damage]:
@@ -220,7 +221,7 @@ def missing(index: Index, layout: RunLayout) -> Iterator[Damage]:
     incomplete: list[list[int]] = []
     for row in index.images("left", "partial"):
         shards = dealing.shards(row.name, row.identity, layout)
-        done = {(part.loops, part.region) for part in index.parts(row.name)} if len(shards) > 1 else set()
+        done = index.places(row.name) if len(shards) > 1 else frozenset()
         late = [number for number, places in shards.items() if places is None or not places <= done]
         lacking.update(late)
         if not late:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchloom.engine.assignment import Assignment
-from patchloom.engine.cluster import Cluster, Executor, Heard, Joined, Lost
-from patchloom.engine.driver import BEGINNINGS, Driver
+from patchloom.engine.cluster import Cluster, Executor, Heard, Joined, Lost, check_beginnings
+from patchloom.engine.driver import Driver
 from patchloom.engine.session import conduct
 from patchloom.engine.survey import Survey
 from patchloom.engine.tasks import Tasks
 from patchloom.engine.worker import Setting
-from patchloom.errors import PatchloomError, RunError, UsageError
+from patchloom.errors import UsageError
 from patchloom.events import Callback, RunFinished, RunStarted
 from patchloom.objects import AnyPath
 from patchloom.predictions.index import Index
@@ -63,12 +63,7 @@ class Workforce:
             end = time.monotonic() + PATIENCE
             while time.monotonic() < end and not any(isinstance(one, Joined) for one in heard):
                 heard += cluster.wait(1.0)
-                lost = [one for one in heard if isinstance(one, Lost)]
-                for one in lost:
-                    if isinstance(one.error, PatchloomError):
-                        raise one.error
-                if len(lost) >= BEGINNINGS:
-                    raise RunError(f"workers end before they begin: {lost[-1].why}", "look at the logs of the cluster")
+                check_beginnings([one for one in heard if isinstance(one, Lost)])
             return cls(cluster, heard, executor.expected())
         except BaseException:
             cluster.close()

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from patchloom.engine.assignment import Assignment, again
-from patchloom.engine.cluster import Cluster, Heard, Joined, Lost
+from patchloom.engine.cluster import Cluster, Heard, Joined, Lost, check_beginnings
 from patchloom.engine.commit import forget
 from patchloom.engine.ledger import Job, Ledger, Taken
 from patchloom.engine.tasks import Task
 from patchloom.engine.worker import Report
-from patchloom.errors import ImageError, PatchloomError, RunError, WorkerDiedError
+from patchloom.errors import ImageError, WorkerDiedError
 from patchloom.events import (
     Callback,
     Event,
@@ -38,7 +38,7 @@ from patchloom.events import (
 )
 from patchloom.objects import traffic
 from patchloom.predictions.index import Index
-from patchloom.predictions.journal import Log, Record
+from patchloom.predictions.journal import Log, Record, append_all
 from patchloom.predictions.layout import RunLayout
 from patchloom.predictions.lock import Lease
 from patchloom.predictions.stores.store import PredictionStore
@@ -66,8 +66,6 @@ SILENT = 60.0
 """Seconds after which a worker that says nothing is given up, even if nobody else could do its work."""
 LONELY = 60.0
 """Seconds without a single worker after which the user is told."""
-BEGINNINGS = 3
-"""How many workers may die before the first one begins."""
 STOPPING = 120.0
 """Seconds that workers have to finish what is in flight when the user stops the run."""
 MEASURED = 101
@@ -134,7 +132,7 @@ class Driver:
         self._events: list[Event] = []
         self._deaths: Counter[str] = Counter()
         self._seconds: deque[tuple[float, int]] = deque(maxlen=MEASURED)
-        self._beginnings = 0
+        self._never_began: list[Lost] = []
         self._joined = False
         self._stop_asked = threading.Event()
 
@@ -282,11 +280,9 @@ class Driver:
         self._leave(worker, lost.why, died=True)
 
     def _fail_to_begin(self, lost: Lost) -> None:
-        self._beginnings += 1
-        if not self._joined and isinstance(lost.error, PatchloomError):
-            raise lost.error
-        if not self._joined and self._beginnings >= BEGINNINGS:
-            raise RunError(f"workers end before they begin: {lost.why}", "look at the logs of the cluster")
+        self._never_began.append(lost)
+        if not self._joined:
+            check_beginnings(self._never_began)
         self._emit(Warned(f"a worker could not begin: {lost.why}"))
 
     def _leave(self, worker: _Worker, why: str, *, died: bool) -> None:
@@ -363,8 +359,7 @@ class Driver:
         records, self._records = self._records, []
         if records:
             self._lease.check()
-            for i, record in enumerate(records, 1):
-                self._log.append(record, durable=i == len(records))
+            append_all(self._log, records)
         events, self._events = self._events, []
         for event in events:
             self._emit(event)

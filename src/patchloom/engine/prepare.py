@@ -27,6 +27,7 @@ from patchloom.models.heads import find_heads
 from patchloom.models.load import load_model, with_steps
 from patchloom.models.model import Head, Model
 from patchloom.models.steps import Preprocess, Reduce, Steps, parse_reduce
+from patchloom.objects import AnyPath
 from patchloom.predictions.folder import RunDocument
 from patchloom.predictions.layout import RunLayout
 from patchloom.references import resolve
@@ -142,7 +143,7 @@ def prepare(
     config: Config,
     found: Survey,
     document: RunDocument | None,
-    layout_of: Callable[[Config, int, tuple[Head, ...], int | None], RunLayout],
+    folder: AnyPath,
 ) -> Ready:
     """Try the model on a real patch and settle batch, threads and memory.
 
@@ -154,8 +155,8 @@ def prepare(
         What the headers say.
     document
         Of the run that is resumed, or None: its heads are then those of the run.
-    layout_of
-        Makes the layout from options, number of axes, raw heads and unit width.
+    folder
+        Of the run.
 
     Raises
     ------
@@ -187,7 +188,7 @@ def prepare(
     else:
         heads = _trial(predictor_for(model, ()), model, config, found, image_dtype)
     call_bytes = max(0, resident_memory() - before)
-    layout = replace(layout_of(config, ndim, heads, None), whole=whole)
+    layout = RunLayout(folder, config, ndim, heads, None, whole)
     layout.check()
     reduce = parse_reduce(config.reduce, [head.name for head in heads])
     if model.info.on_device and config.blend == "crop":

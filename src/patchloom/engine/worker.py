@@ -25,11 +25,10 @@ from patchloom.images.source import Source
 from patchloom.objects import AnyPath, traffic
 from patchloom.predictions.folder import RunDocument
 from patchloom.predictions.journal import Record
-from patchloom.predictions.layout import RunLayout
 from patchloom.predictions.lock import Holding
 
 if TYPE_CHECKING:
-    from patchloom.models.model import Head
+    pass
 
 __all__ = ["Report", "Setting", "Worker"]
 
@@ -127,10 +126,7 @@ class Worker:
             raise ModelError(f"{model.info.name} is another model here than where the run was started",
                              "give a path that all machines share, or copy the file to each of them")
 
-        def layout_of(config: Config, ndim: int, heads: tuple[Head, ...], width: int | None) -> RunLayout:
-            return RunLayout(setting.folder, config, ndim, heads, width)
-
-        ready = prepare(model, resolved(config, model), setting.found, document, layout_of)
+        ready = prepare(model, resolved(config, model), setting.found, document, setting.folder)
         self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._outbox = _Outbox()
         self._store = opened_store(document, ready.layout, setting.store_url)

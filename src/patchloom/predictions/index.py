@@ -204,6 +204,10 @@ class Index:
                 sql, values = f"{sql} and {column}0 < ? and {column}1 > ?", [*values, b, a]  # type: ignore[list-item]
         return [_part(row) for row in self._query(sql, values)]
 
+    def places(self, image: str) -> frozenset[tuple[tuple[int, ...], Region]]:
+        """Where committed parts of an image are: indices on its loop axes, and pixels of the plane."""
+        return frozenset((part.loops, part.region) for part in self.parts(image))
+
     def units(self) -> list[str]:
         """Names of the units that hold any image's current predictions."""
         return [row[0] for row in self._query("select distinct unit from part order by unit")]

@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -22,7 +22,7 @@ from patchloom.errors import RunDamagedError, RunLockedError
 from patchloom.objects import AnyPath, ObjectPath
 from patchloom.predictions.files import flush, output_error, write_file
 
-__all__ = ["Journal", "Log", "Record", "check_logs", "compact", "encode", "logs", "read_log"]
+__all__ = ["Journal", "Log", "Record", "append_all", "check_logs", "compact", "encode", "logs", "read_log"]
 
 Record = Mapping[str, Any]
 COMPACT_ABOVE = 16
@@ -103,6 +103,12 @@ class Log(Protocol):
 
     def append(self, record: Record, *, durable: bool = True) -> None:
         """Take one record; with `durable`, return only when it and all before it are safe."""
+
+
+def append_all(log: Log, records: Sequence[Record]) -> None:
+    """Have a log take records in order; returns when all are safe, for which it is asked once."""
+    for i, record in enumerate(records, 1):
+        log.append(record, durable=i == len(records))
 
 
 class Journal:

@@ -109,7 +109,7 @@ class _Writing:
             run.commits.forget(name)
             row = None
         self._done = row is not None and row.state == "done"
-        self._committed = {(part.loops, part.region) for part in run.index.parts(name)} if row is not None else set()
+        self._committed = run.index.places(name) if row is not None else frozenset()
         # The pixels are the caller's; what is closed in the end takes no memory.
         image = ArrayImage(np.broadcast_to(np.uint8(0), shape.data_shape), shape.axes, name)
         begun = row is not None and layout.in_folders(name, run.index.knows_file)
